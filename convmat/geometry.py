@@ -1,0 +1,523 @@
+"""Arguments -> one frozen `Geometry`. Every rule about the arguments, and every message, is in this module.
+
+Everything below a `Geometry` runs on plain integers and asks no more questions.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeGuard
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from convmat.patterns import by_rows
+from convmat.taps import EXTENSIONS, Axis
+
+IntOrTuple = int | Sequence[int]
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+Pair = tuple[int, int]
+
+_LARGEST = 2**62
+"""Sizes and matrix shapes stay below this, so that 64-bit index arithmetic cannot overflow."""
+
+DTYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.complex64, np.complex128))
+
+
+@dataclass(frozen=True, repr=False)
+class Geometry:
+    """A convolution with everything resolved: what the taps, the matrix and the products run on.
+
+    The geometry of a transposed convolution is that of the convolution which it transposes.
+
+    Attributes
+    ----------
+    input_size, output_size, kernel_size : tuple of int
+        (N_1..N_D), (M_1..M_D), (K_1..K_D).
+    stride, dilation : tuple of int
+    padding : tuple of (int, int)
+        (lo, hi) per axis; a negative entry crops.
+    padding_mode : str
+    groups, in_channels, out_channels : int
+    channels : bool
+        Whether images have a channel axis; without one, both channel counts are 1.
+    flip : bool
+        Whether the kernel is flipped on every spatial axis (a true convolution).
+
+    Examples
+    --------
+    >>> import convmat
+    >>> A = convmat.Conv2d([[1.0, 2.0], [3.0, 4.0]], (5, 6), stride=2)
+    >>> A.geometry.output_size, A.geometry.nnz
+    ((2, 3), 24)
+    """
+
+    input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[Pair, ...]
+    padding_mode: str
+    groups: int
+    in_channels: int
+    out_channels: int
+    channels: bool
+    flip: bool
+    asked: str = field(default="", compare=False)
+    """The padding as the caller wrote it, for print."""
+    sharing: tuple[Pair, ...] = field(default=(), compare=False)
+    """Per axis the smallest and the largest input size that give the same output size."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes D."""
+        return len(self.input_size)
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """One `Axis` per spatial axis."""
+        return tuple(
+            Axis(n, k, s, d, lo, hi, self.padding_mode)
+            for n, k, s, d, (lo, hi) in zip(
+                self.input_size, self.kernel_size, self.stride, self.dilation, self.padding, strict=True
+            )
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an image that goes into the convolution: (C_in, N_1..N_D), without C_in if there are no channels."""
+        return (self.in_channels, *self.input_size) if self.channels else self.input_size
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of an image that comes out: (C_out, M_1..M_D), without C_out if there are no channels."""
+        return (self.out_channels, *self.output_size) if self.channels else self.output_size
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the weight as the caller gave it."""
+        if not self.channels:
+            return self.kernel_size
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix of the convolution."""
+        return math.prod(self.output_shape), math.prod(self.input_shape)
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries of the matrix, known without building it."""
+        entries = (by_rows(axis, 0, axis.output).entries for axis in self.axes)
+        return self.out_channels * (self.in_channels // self.groups) * math.prod(entries)
+
+    def kernel(self, weight: NDArray[Any]) -> NDArray[Any]:
+        """The weight with both channel axes and flipped where asked: the kernel of a cross-correlation. A view."""
+        kernel = weight.reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        return kernel[(..., *[slice(None, None, -1)] * self.ndim)] if self.flip else kernel
+
+    def __str__(self) -> str:
+        axes = self.axes
+        channels = f"{self.in_channels} -> {self.out_channels} channels, " if self.channels else ""
+        groups = f", groups {self.groups}" if self.groups > 1 else ""
+        padding = " x ".join(str(p) for p in self.padding)
+        sharing = " x ".join(str(a) if a == b else f"{a}..{b}" for a, b in self.sharing)
+        unread = [np.flatnonzero(~axis.reads()) for axis in axes]
+        lines = [
+            ("convolution", f"{channels}kernel {_x(self.kernel_size)}{' (flipped)' if self.flip else ''}, stride "
+                            f"{_x(self.stride)}, dilation {_x(self.dilation)}{groups}"),
+            ("padding", f"{self.asked}, mode {self.padding_mode}: (lo, hi) = {padding}"),
+            ("input", f"{_x(self.input_size)}"),
+            ("output", f"{_x(self.output_size)}"),
+            ("never read", ", ".join(f"axis {a}: {_span(u)}" for a, u in enumerate(unread) if u.size) or "nothing"),
+            ("same output", f"from every input size {sharing}"),
+            ("matrix", f"{self.shape[0]} x {self.shape[1]}, {self.nnz} stored entries"),
+        ]  # fmt: skip
+        return "\n".join(f"{name:<12} {text}" for name, text in lines)
+
+    __repr__ = __str__
+
+
+def as_weight(weight: ArrayLike) -> NDArray[Any]:
+    """A private, read-only copy of the weight, in one of the four supported dtypes.
+
+    Raises
+    ------
+    TypeError
+        If it is not an array of real or complex numbers that one of the four dtypes can hold.
+    """
+    array = np.asarray(weight)
+    if array.dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    elif array.dtype == np.float16:
+        dtype = np.dtype(np.float32)
+    elif array.dtype.newbyteorder("=") in DTYPES:
+        dtype = array.dtype.newbyteorder("=")
+    else:
+        raise TypeError(
+            f"weight has dtype {array.dtype}: it must be float32, float64, complex64 or complex128 "
+            f"(integers and bools become float64, float16 becomes float32)"
+        )
+    copy = np.array(array, dtype=dtype, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def result_dtype(operator_dtype: np.dtype[Any], values: NDArray[Any], name: str = "x") -> np.dtype[Any]:
+    """The dtype in which an operator and a vector meet, one of the four.
+
+    Raises
+    ------
+    TypeError
+        If the vector does not hold numbers that one of the four can hold.
+    """
+    if values.dtype.kind in "biufc":
+        dtype = np.result_type(operator_dtype, values.dtype)
+        if dtype in DTYPES:
+            return dtype
+    raise TypeError(
+        f"{name} has dtype {values.dtype}: it must hold numbers, of at most float64 or complex128 precision"
+    )
+
+
+def conv_geometry(
+    weight_shape: tuple[int, ...],
+    input_size: IntOrTuple,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    flip: bool = False,
+    ndim: int | None = None,
+) -> Geometry:
+    """The geometry of a convolution.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong kind or value; the message names it, what came, and the rule.
+    """
+    size = _sizes("input_size", input_size, ndim)
+    layer = _Layer.parse(weight_shape, len(size), stride, dilation, groups, padding_mode, flip)
+    return layer.on(size, layer.pads(padding, size), padding)
+
+
+def conv_transpose_geometry(
+    weight_shape: tuple[int, ...],
+    input_size: IntOrTuple,
+    *,
+    stride: IntOrTuple = 1,
+    padding: Padding = 0,
+    output_padding: IntOrTuple = 0,
+    output_size: IntOrTuple | None = None,
+    dilation: IntOrTuple = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    flip: bool = False,
+    ndim: int | None = None,
+) -> Geometry:
+    """The geometry of the convolution that a transposed convolution transposes; `input_size` is its output size M.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong kind or value; the message names it, what came, and the rule.
+    """
+    outputs = _sizes("input_size", input_size, ndim)
+    dims = len(outputs)
+    layer = _Layer.parse(weight_shape, dims, stride, dilation, groups, padding_mode, flip)
+    extra = _ints("output_padding", output_padding, dims, least=0)
+    for s, d, e in zip(layer.stride, layer.dilation, extra, strict=True):
+        if e >= max(s, d):
+            _fail("output_padding", output_padding, f"must be smaller than the stride {_x(layer.stride)} or the dilation "
+                  f"{_x(layer.dilation)} on each axis")  # fmt: skip
+
+    by_ceiling = padding in ("same_upper", "same_lower") if isinstance(padding, str) else False
+    if by_ceiling:
+        if any(extra):
+            _fail("output_padding", output_padding, f"has no meaning with padding={padding!r}, which makes the output "
+                  f"(M-1) s + 1 to M s long: choose one of these by output_size")  # fmt: skip
+        largest = tuple(m * s for m, s in zip(outputs, layer.stride, strict=True))
+        smallest = tuple(n - s + 1 for n, s in zip(largest, layer.stride, strict=True))
+        sizes, pads = largest, None
+    else:
+        pads = layer.pads(padding, None)
+        smallest = tuple(
+            (m - 1) * s - lo - hi + d * (k - 1) + 1
+            for m, s, (lo, hi), d, k in zip(
+                outputs, layer.stride, pads, layer.dilation, layer.kernel_size, strict=True
+            )
+        )
+        largest = tuple(n + s - 1 for n, s in zip(smallest, layer.stride, strict=True))
+        sizes = tuple(n + e for n, e in zip(smallest, extra, strict=True))
+
+    if output_size is not None:
+        if any(extra):
+            _fail("output_padding", output_padding, f"and output_size={output_size!r} both choose the output size: "
+                  f"give one of them")  # fmt: skip
+        sizes = _ints("output_size", output_size, dims, least=None)
+        if not all(max(a, 1) <= n <= b for a, n, b in zip(smallest, sizes, largest, strict=True)):
+            possible = " x ".join(f"{max(a, 1)}..{b}" if b > 0 else "none" for a, b in zip(smallest, largest, strict=True))
+            _fail("output_size", output_size, f"is not reached: with input_size={input_size!r} and this geometry the "
+                  f"possible sizes are {possible}")  # fmt: skip
+    if min(sizes) < 1:
+        _fail("padding", padding, f"leaves no output: the transposed convolution of input_size={input_size!r} would "
+              f"have the size {_x(sizes)}; every axis must keep at least 1")  # fmt: skip
+
+    if pads is None:
+        pads = layer.pads(padding, sizes)
+    # With dilation > stride, output_padding may reach past the s sizes that share M: samples that no output reads.
+    pads = tuple(
+        (lo, hi - s * ((n - a) // s)) for (lo, hi), s, n, a in zip(pads, layer.stride, sizes, smallest, strict=True)
+    )
+    geometry = layer.on(sizes, pads, padding)
+    assert geometry.output_size == outputs
+    return geometry
+
+
+def output_shape_of(name: str, image: NDArray[Any], expected: tuple[int, ...]) -> tuple[int, ...]:
+    """The leading batch axes of an image or stack of images.
+
+    Raises
+    ------
+    ValueError
+        If the image does not end in the expected shape.
+    """
+    lead = image.ndim - len(expected)
+    if lead < 0 or image.shape[lead:] != expected:
+        raise ValueError(f"{name} has shape {image.shape}: it must be {_batch(expected)}, with any batch axes in front")
+    return image.shape[:lead]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Everything about a layer but the size of its input and its padding."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    in_channels: int
+    out_channels: int
+    channels: bool
+    padding_mode: str
+    flip: bool
+
+    @classmethod
+    def parse(
+        cls,
+        weight_shape: tuple[int, ...],
+        dims: int,
+        stride: IntOrTuple,
+        dilation: IntOrTuple,
+        groups: int,
+        padding_mode: str,
+        flip: bool,
+    ) -> _Layer:
+        if len(weight_shape) not in (dims, dims + 2):
+            raise ValueError(
+                f"weight has shape {weight_shape}: for {dims} spatial axes it must have {dims + 2} axes "
+                f"(out channels, in channels / groups, kernel) or {dims} (the kernel alone)"
+            )
+        if 0 in weight_shape:
+            raise ValueError(f"weight has shape {weight_shape}: every axis must have at least 1 entry")
+        channels = len(weight_shape) == dims + 2
+        groups = _int("groups", groups, least=1)
+        if not isinstance(padding_mode, str):
+            raise TypeError(f"padding_mode={padding_mode!r} must be a word: {_words(EXTENSIONS)}")
+        if padding_mode not in EXTENSIONS:
+            _fail("padding_mode", padding_mode, f"must be one of {_words(EXTENSIONS)}")
+        if not isinstance(flip, bool | np.bool_):
+            raise TypeError(f"flip={flip!r} must be True or False")
+        out_channels, per_group = weight_shape[:2] if channels else (1, 1)
+        if out_channels % groups:
+            _fail("groups", groups, f"must divide the {out_channels} channels of the weight's first axis "
+                  f"(weight shape {weight_shape})")  # fmt: skip
+        return cls(
+            kernel_size=tuple(weight_shape[-dims:]),
+            stride=_ints("stride", stride, dims, least=1),
+            dilation=_ints("dilation", dilation, dims, least=1),
+            groups=groups,
+            in_channels=per_group * groups,
+            out_channels=out_channels,
+            channels=channels,
+            padding_mode=padding_mode,
+            flip=bool(flip),
+        )
+
+    def pads(self, padding: Padding, size: tuple[int, ...] | None) -> tuple[Pair, ...]:
+        """(lo, hi) per axis. `size` is needed by the words "same_upper" and "same_lower" alone."""
+        dims = len(self.kernel_size)
+        if isinstance(padding, str):
+            if padding not in _PADDING_WORDS:
+                _fail("padding", padding, f"must be one of {_words(_PADDING_WORDS)}, or integers")
+            if padding == "same" and any(s > 1 for s in self.stride):
+                _fail("padding", padding, f"needs stride 1, not {_x(self.stride)}: use 'same_upper' or 'same_lower'")
+            needs = size if size is not None else (0,) * dims
+            rule = _PADDING_WORDS[padding]
+            return tuple(map(rule, needs, self.kernel_size, self.stride, self.dilation))
+        if not _is_list(padding):
+            p = _int("padding", padding, least=0, hint="; only a (lo, hi) pair may be negative, and crops")
+            return ((p, p),) * dims
+        if len(padding) != dims:
+            hint = f"; write (({padding[0]!r}, {padding[1]!r}),) for one (lo, hi) pair" if dims == 1 and len(padding) == 2 else ""  # fmt: skip
+            _fail("padding", padding, f"must have one entry per spatial axis, {dims}{hint}")
+        paired = [_is_list(p) for p in padding]
+        if not any(paired):
+            plain = [_int("padding", p, least=0, whole=padding, hint="; only a (lo, hi) pair may be negative, and crops")
+                     for p in padding]  # fmt: skip
+            return tuple((p, p) for p in plain)
+        if not all(paired) or any(len(p) != 2 for p in padding):  # type: ignore[arg-type]
+            _fail("padding", padding, "must be all integers or all (lo, hi) pairs, one per spatial axis")
+        pairs = [[_int("padding", e, least=None, whole=padding) for e in p] for p in padding]  # type: ignore[union-attr]
+        return tuple((lo, hi) for lo, hi in pairs)
+
+    def on(self, size: tuple[int, ...], pads: tuple[Pair, ...], asked: Padding) -> Geometry:
+        """This layer on an input of the given size, if every rule holds."""
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+        padded = [n + lo + hi for n, (lo, hi) in zip(size, pads, strict=True)]
+        for n, (lo, hi) in zip(size, pads, strict=True):
+            if self.padding_mode == "reflect" and max(lo, hi) >= n:
+                _fail("padding", asked, f"(lo, hi) = {(lo, hi)} is too large: padding_mode='reflect' needs it smaller "
+                      f"than the input size {n}")  # fmt: skip
+            if self.padding_mode == "circular" and max(lo, hi) > n:
+                _fail("padding", asked, f"(lo, hi) = {(lo, hi)} is too large: padding_mode='circular' needs it at most "
+                      f"the input size {n}")  # fmt: skip
+        if any(p < span for p, span in zip(padded, spans, strict=True)):
+            raise ValueError(
+                f"weight has the kernel size {_x(self.kernel_size)}, with dilation {_x(self.dilation)} it spans "
+                f"{_x(spans)}: it must not be larger than the padded input, {_x(padded)} "
+                f"(input_size {_x(size)}, padding={asked!r})"
+            )
+        remainders = [(p - span) % s for p, span, s in zip(padded, spans, self.stride, strict=True)]
+        outputs = [(p - span) // s + 1 for p, span, s in zip(padded, spans, self.stride, strict=True)]
+        by_ceiling = isinstance(asked, str) and asked in ("same_upper", "same_lower")
+        sharing = tuple(
+            (((m - 1) * s + 1), m * s) if by_ceiling else (max(1, n - r), n - r + s - 1)
+            for n, m, r, s in zip(size, outputs, remainders, self.stride, strict=True)
+        )
+        rows, cols = self.out_channels * math.prod(outputs), self.in_channels * math.prod(size)
+        if max(rows, cols, *padded, *self.stride) >= _LARGEST:
+            raise ValueError(
+                f"input_size {_x(size)} with padding={asked!r} is too large: a matrix of {rows} x {cols} has more rows "
+                f"or columns than 64-bit index arithmetic can count"
+            )
+        return Geometry(
+            input_size=size,
+            output_size=tuple(outputs),
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=pads,
+            padding_mode=self.padding_mode,
+            groups=self.groups,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            channels=self.channels,
+            flip=self.flip,
+            asked=f"{asked!r}",
+            sharing=sharing,
+        )
+
+
+def _valid(n: int, k: int, s: int, d: int) -> Pair:
+    return 0, 0
+
+
+def _full(n: int, k: int, s: int, d: int) -> Pair:
+    return d * (k - 1), d * (k - 1)
+
+
+def _same(n: int, k: int, s: int, d: int) -> Pair:
+    total = d * (k - 1)
+    return total // 2, total - total // 2
+
+
+def _same_upper(n: int, k: int, s: int, d: int) -> Pair:
+    total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
+    return total // 2, total - total // 2
+
+
+def _same_lower(n: int, k: int, s: int, d: int) -> Pair:
+    hi, lo = _same_upper(n, k, s, d)
+    return lo, hi
+
+
+_PADDING_WORDS: dict[str, Callable[[int, int, int, int], Pair]] = {
+    "valid": _valid,
+    "same": _same,
+    "full": _full,
+    "same_upper": _same_upper,
+    "same_lower": _same_lower,
+}
+"""Word -> (N, K, s, d) -> (lo, hi)."""
+
+
+def _fail(name: str, value: object, rule: str) -> NoReturn:
+    raise ValueError(f"{name}={value!r} {rule}")
+
+
+def _int(name: str, value: Any, *, least: int | None, whole: Any = None, hint: str = "") -> int:
+    """An integer of at least `least`; numpy integers are integers, bools and floats are not."""
+    shown = value if whole is None else whole
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}={shown!r} must be an integer, not a bool")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={shown!r} must be an integer, not {type(value).__name__}") from None
+    if least is not None and number < least:
+        _fail(name, shown, f"must be at least {least}{hint}")
+    return number
+
+
+def _ints(name: str, value: Any, dims: int, *, least: int | None) -> tuple[int, ...]:
+    """One integer per axis, from one for all or one for each."""
+    if not _is_list(value):
+        return (_int(name, value, least=least),) * dims
+    if len(value) != dims:
+        _fail(name, value, f"must be an integer or have one entry per spatial axis, {dims}")
+    return tuple(_int(name, v, least=least, whole=value) for v in value)
+
+
+def _sizes(name: str, value: Any, ndim: int | None) -> tuple[int, ...]:
+    """A spatial size: an int for one axis, or a tuple with one entry per axis."""
+    if not _is_list(value):
+        value = (_int(name, value, least=1),)
+    if len(value) == 0 or (ndim is not None and len(value) != ndim):
+        expected = "at least one entry" if ndim is None else f"one entry per spatial axis, {ndim}"
+        _fail(name, tuple(value), f"must have {expected} (no channels, no batch)")
+    return tuple(_int(name, v, least=1, whole=value) for v in value)
+
+
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether a value has entries, one per axis; a 0-d array is a number, and a word is a word."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _words(table: Iterable[str]) -> str:
+    return ", ".join(repr(w) for w in table)
+
+
+def _x(sizes: Iterable[int]) -> str:
+    return " x ".join(str(n) for n in sizes)
+
+
+def _batch(shape: tuple[int, ...]) -> str:
+    return "(" + ", ".join(["...", *map(str, shape)]) + ")"
+
+
+def _span(samples: NDArray[np.int64]) -> str:
+    """Sample numbers, long lists shortened."""
+    if samples.size > 1 and samples[-1] - samples[0] == samples.size - 1:
+        return f"{samples[0]}..{samples[-1]}"
+    head = ", ".join(str(i) for i in samples[:6])
+    return head if samples.size <= 6 else f"{head}, ... ({samples.size} samples)"

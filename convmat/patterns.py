@@ -1,0 +1,206 @@
+"""One axis as a sparse matrix, compressed: a few border rows in full, and one period of the rows between them.
+
+The axis matrix has the entry (m, n) wherever output m reads input sample n. Away from the borders its rows repeat: row
+m + 1 is row m moved by the stride; read by columns (the transpose), row n + s is row n moved by one. A `Band` stores
+the border rows, one period, and how often it repeats. Taps of one output that read the same sample (padding modes fold
+the border back) are one entry; `Band.sets` says which taps each entry sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.taps import ZERO, Axis, Index
+
+Triples = tuple[Index, Index, Index]
+"""Row, column and tap of each read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of different lengths: row i has the entries ptr[i] to ptr[i+1] of `cols` (ascending) and `sets`."""
+
+    ptr: Index
+    cols: Index
+    sets: Index
+
+    def __getitem__(self, rows: slice) -> Rows:
+        start, stop, _ = rows.indices(self.ptr.size - 1)
+        a, b = self.ptr[start], self.ptr[stop]
+        return Rows(self.ptr[start : stop + 1] - a, self.cols[a:b], self.sets[a:b])
+
+    @property
+    def count(self) -> int:
+        return self.ptr.size - 1
+
+    @property
+    def entries(self) -> int:
+        return int(self.ptr[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class RowClass:
+    """Rows with the same entries, each moved by its `bases`: `first` is where the entries of the first begin among the
+    entries of the band, `step` how far apart those of one row and the next are."""
+
+    first: int
+    step: int
+    cols: Index
+    sets: Index
+    bases: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The rows `head`, then `body` `repeats` times, moved by `advance` columns each time, then `tail`."""
+
+    head: Rows
+    body: Rows
+    repeats: int
+    advance: int
+    tail: Rows
+    sets: Index
+    """(T, width): the taps that each set sums, ascending, filled up with -1. Set k < K is tap k alone."""
+
+    @property
+    def entries(self) -> int:
+        return self.head.entries + self.repeats * self.body.entries + self.tail.entries
+
+    def counts(self) -> Index:
+        """Entries in each row."""
+        head, body, tail = (np.diff(part.ptr) for part in (self.head, self.body, self.tail))
+        return np.concatenate([head, np.tile(body, self.repeats), tail])
+
+    def classes(self) -> Iterator[RowClass]:
+        """The rows, each in one class; together they are the whole band."""
+        yield from _runs(self.head, 0)
+        start = self.head.entries
+        if self.repeats:
+            bases = self.advance * np.arange(self.repeats, dtype=np.int64)
+            for a, b in zip(self.body.ptr[:-1], self.body.ptr[1:], strict=True):
+                cols, sets = self.body.cols[a:b], self.body.sets[a:b]
+                yield RowClass(start + int(a), self.body.entries, cols, sets, bases)
+        yield from _runs(self.tail, start + self.repeats * self.body.entries)
+
+
+def by_rows(axis: Axis, start: int, stop: int) -> Band:
+    """The rows [start, stop) of the axis matrix, one per output."""
+    first, last = (min(max(m, start), stop) for m in axis.interior)
+    head, body, tail = _ranges((start, first), (first, first + (last > first)), (last, stop))
+    rows = np.concatenate([head, body, tail])
+    table = axis.table(rows)
+    row, tap = np.nonzero(table != ZERO)
+    return _band(axis, (row, table[row, tap], tap), (head, body, tail), last - first, axis.stride)
+
+
+def by_columns(axis: Axis, start: int, stop: int) -> Band:
+    """The rows [start, stop) of the transposed axis matrix, one per input sample."""
+    folded = _folded(axis)
+    first, last = _unfolded_interior(axis, folded[0], start, stop)
+    repeats = (last - first) // axis.stride
+    end = first + repeats * axis.stride
+    head, body, tail = _ranges((start, first), (first, first + axis.stride * (repeats > 0)), (end, stop))
+    samples = np.concatenate([head, body, tail])
+
+    inner = (samples[:, None] + axis.lo) - axis.dilation * np.arange(axis.taps, dtype=np.int64)
+    output = inner // axis.stride
+    row, tap = np.nonzero((inner % axis.stride == 0) & (output >= 0) & (output < axis.output))
+    triples = [(row, output[row, tap], tap)]
+
+    if samples.size:
+        at = np.minimum(np.searchsorted(samples, folded[0]), samples.size - 1)
+        hit = samples[at] == folded[0]
+        triples.append((at[hit], folded[1][hit], folded[2][hit]))
+    joined = tuple(np.concatenate(parts) for parts in zip(*triples, strict=True))
+    return _band(axis, (joined[0], joined[1], joined[2]), (head, body, tail), repeats, 1)
+
+
+def sum_sets(weight: NDArray[Any], dim: int, sets: Index) -> NDArray[Any]:
+    """Weights with axis `dim` (K taps) replaced by the sums over the given sets of taps, each in ascending order."""
+    sums: NDArray[Any] = weight.take(sets[:, 0], axis=dim)
+    along = np.moveaxis(sums, dim, 0)
+    for taps in sets.T[1:]:
+        more = np.flatnonzero(taps != ZERO)
+        along[more] += np.moveaxis(weight, dim, 0)[taps[more]]
+    return sums
+
+
+def _folded(axis: Axis) -> Triples:
+    """Input sample, output and tap of each read that the padding mode sends back into the input."""
+    first, last = axis.interior
+    outputs = np.concatenate(_ranges((0, first), (last, axis.output)))
+    reach, table = axis.reach(outputs), axis.table(outputs)
+    row, tap = np.nonzero((table != ZERO) & ((reach < 0) | (reach >= axis.size)))
+    return table[row, tap], outputs[row], tap
+
+
+def _unfolded_interior(axis: Axis, folded: Index, start: int, stop: int) -> tuple[int, int]:
+    """The longest range of input samples in [start, stop) that every tap of their phase reads, and no padding does."""
+    first = min(max(start, axis.span - 1 - axis.lo), stop)
+    last = max(first, min(stop, axis.stride * (axis.output - 1) - axis.lo + 1))
+    inside = np.unique(folded[(folded >= first) & (folded < last)])
+    edges = np.concatenate([[first - 1], inside, [last]])
+    widest = int(np.argmax(np.diff(edges)))
+    return int(edges[widest]) + 1, int(edges[widest + 1])
+
+
+def _ranges(*bounds: tuple[int, int]) -> list[Index]:
+    return [np.arange(a, b, dtype=np.int64) for a, b in bounds]
+
+
+def _band(axis: Axis, triples: Triples, parts: tuple[Index, Index, Index], repeats: int, advance: int) -> Band:
+    """Sort and merge the reads of the stored rows, and cut them into head, body and tail."""
+    row, col, tap = triples
+    order = np.lexsort((tap, col, row))
+    row, col, tap = row[order], col[order], tap[order]
+    new = np.ones(row.size, dtype=bool)
+    new[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
+    starts = np.flatnonzero(new)
+    lengths = np.diff(starts, append=row.size)
+
+    sets = tap[starts]
+    width = int(lengths.max(initial=1))
+    table = np.full((axis.taps, width), ZERO, dtype=np.int64)
+    table[:, 0] = np.arange(axis.taps)
+    several = np.flatnonzero(lengths > 1)
+    if several.size:
+        within = np.arange(width)
+        members = np.where(
+            within < lengths[several, None],
+            tap[np.minimum(starts[several, None] + within, tap.size - 1)],
+            ZERO,
+        )
+        merged, which = np.unique(members, axis=0, return_inverse=True)
+        sets[several] = axis.taps + which.reshape(-1)
+        table = np.concatenate([table, merged])
+
+    head, body, tail = (part.size for part in parts)
+    ptr = np.searchsorted(row[starts], np.arange(head + body + tail + 1))
+    rows = Rows(ptr, col[starts], sets)
+    return Band(rows[:head], rows[head : head + body], repeats, advance, rows[head + body :], table)
+
+
+def _runs(rows: Rows, offset: int) -> Iterator[RowClass]:
+    """Neighbouring rows that are the same but for a shift, each run as one class."""
+    lengths = np.diff(rows.ptr)
+    i = 0
+    while i < rows.count:
+        a, n = int(rows.ptr[i]), int(lengths[i])
+        cols, sets = rows.cols[a : a + n], rows.sets[a : a + n]
+        j = i + 1
+        while j < rows.count and lengths[j] == n:
+            b = int(rows.ptr[j])
+            if n and not (
+                np.array_equal(rows.cols[b : b + n] - rows.cols[b], cols - cols[0])
+                and np.array_equal(rows.sets[b : b + n], sets)
+            ):
+                break
+            j += 1
+        bases = rows.cols[rows.ptr[i:j]] - cols[0] if n else np.zeros(j - i, dtype=np.int64)
+        yield RowClass(offset + a, n, cols, sets, bases)
+        i = j

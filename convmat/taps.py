@@ -1,0 +1,129 @@
+"""One axis of a convolution: which input sample an output reads through which tap.
+
+Along one axis, output ``m`` reads through tap ``k`` the sample ``s m + d k - lo`` of the *extended* input. The padding
+mode says which sample of the input that is, or none (a zero). Stride, dilation, padding and padding mode appear in this
+module and nowhere else: everything above it asks an `Axis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index = NDArray[np.int64]
+
+ZERO = -1
+"""The entry of a table that stands for "reads a zero"."""
+
+
+def _zeros(i: Index, n: int) -> Index:
+    return np.where((i >= 0) & (i < n), i, ZERO)
+
+
+def _replicate(i: Index, n: int) -> Index:
+    return np.clip(i, 0, n - 1)
+
+
+def _circular(i: Index, n: int) -> Index:
+    return i % n
+
+
+def _symmetric(i: Index, n: int) -> Index:
+    j = i % (2 * n)
+    return np.minimum(j, 2 * n - 1 - j)
+
+
+def _reflect(i: Index, n: int) -> Index:
+    period = max(2 * n - 2, 1)
+    j = i % period
+    return np.minimum(j, period - j)
+
+
+EXTENSIONS: dict[str, Callable[[Index, int], Index]] = {
+    "zeros": _zeros,
+    "reflect": _reflect,
+    "replicate": _replicate,
+    "circular": _circular,
+    "symmetric": _symmetric,
+}
+"""Padding mode -> (index in the extended input, input size) -> index in the input, or `ZERO`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One axis: `size` N samples in, `taps` K, `stride` s, `dilation` d, padding `lo` and `hi`, padding `mode`."""
+
+    size: int
+    taps: int
+    stride: int = 1
+    dilation: int = 1
+    lo: int = 0
+    hi: int = 0
+    mode: str = "zeros"
+
+    @property
+    def span(self) -> int:
+        """How many samples of the extended input lie between the first and the last tap, both counted."""
+        return self.dilation * (self.taps - 1) + 1
+
+    @property
+    def padded(self) -> int:
+        """Size of the extended input."""
+        return self.size + self.lo + self.hi
+
+    @property
+    def output(self) -> int:
+        """Output size M = floor((N + lo + hi - d (K-1) - 1) / s) + 1."""
+        return (self.padded - self.span) // self.stride + 1
+
+    @property
+    def interior(self) -> tuple[int, int]:
+        """The outputs [first, last) all of whose taps lie inside the input, so that no padding mode matters."""
+        first = min(max(0, -(-self.lo // self.stride)), self.output)
+        last = (self.size - self.span + self.lo) // self.stride + 1
+        return first, max(first, min(last, self.output))
+
+    def reach(self, outputs: Index) -> Index:
+        """Positions s m + d k - lo, counted from the first input sample, before the padding mode. (len, K)"""
+        taps = np.arange(self.taps, dtype=np.int64)
+        return self.stride * outputs[:, None] + (self.dilation * taps - self.lo)
+
+    def table(self, outputs: Index | None = None) -> Index:
+        """The table taps[m, k] of the given outputs (all of them by default). (len, K)"""
+        if outputs is None:
+            outputs = np.arange(self.output, dtype=np.int64)
+        return EXTENSIONS[self.mode](self.reach(outputs), self.size)
+
+    def extension(self, start: int, stop: int) -> Index:
+        """The input sample at each of the positions [start, stop) of the extended input. (stop - start,)"""
+        return EXTENSIONS[self.mode](np.arange(start, stop, dtype=np.int64) - self.lo, self.size)
+
+    def copied(self, start: int, stop: int) -> tuple[int, int]:
+        """The part of [start, stop) of the extended input that is the input itself, as positions there."""
+        first = min(max(start, self.lo), stop)
+        return first, max(first, min(stop, self.lo + self.size))
+
+    def pad_only(self) -> Axis:
+        """The axis that pads and does nothing else."""
+        return Axis(self.size, 1, lo=self.lo, hi=self.hi, mode=self.mode)
+
+    def correlate_only(self) -> Axis:
+        """The axis that correlates the extended input with stride 1 and no padding."""
+        return Axis(self.padded, self.taps, dilation=self.dilation)
+
+    def downsample_only(self) -> Axis:
+        """The axis that keeps every s-th sample of that correlation."""
+        return Axis(self.padded - self.span + 1, 1, stride=self.stride)
+
+    def reads(self) -> NDArray[np.bool_]:
+        """For each input sample, whether any output reads it. (N,)"""
+        read = np.zeros(self.size, dtype=bool)
+        outputs = np.arange(self.output, dtype=np.int64)
+        for k in range(self.taps):
+            column = Axis(self.size, 1, self.stride, 1, self.lo - self.dilation * k, 0, self.mode)
+            samples = column.table(outputs)[:, 0]
+            read[samples[samples != ZERO]] = True
+        return read
