@@ -1,5 +1,6 @@
 """A convolution is a matrix: explicit sparse matrices and scipy LinearOperators of convolution layers and their
-transposes."""
+transposes.
+"""
 
 from convmat.factors import Correlate, Crop, Downsample, Pad, Upsample
 from convmat.geometry import Geometry

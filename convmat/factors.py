@@ -21,8 +21,9 @@ from convmat.products.padding import extend, fold
 
 
 class Correlate(Conv):
-    """The stride-1 "valid" correlation of an image with a kernel. Its transpose is the full correlation with the flipped
-    kernel, input and output channels swapped.
+    """The stride-1 "valid" correlation of an image with a kernel.
+
+    Its transpose is the full correlation with the flipped kernel, input and output channels swapped.
 
     Parameters
     ----------
@@ -335,7 +336,9 @@ def factors(geometry: Geometry, weight: NDArray[Any]) -> tuple[Downsample, Corre
     outs = geometry.out_channels if geometry.channels else None
     padded = tuple(axis.padded for axis in geometry.axes)
     correlated = tuple(axis.padded - axis.span + 1 for axis in geometry.axes)
-    pad = Pad(geometry.input_size, geometry.padding, padding_mode=geometry.padding_mode, channels=ins, dtype=weight.dtype)
+    pad = Pad(
+        geometry.input_size, geometry.padding, padding_mode=geometry.padding_mode, channels=ins, dtype=weight.dtype
+    )
     correlate = Correlate(
         weight, padded, dilation=geometry.dilation, groups=geometry.groups, flip=geometry.flip
     )  # fmt: skip
@@ -386,7 +389,8 @@ def _unpad(y: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 
 def _keep(x: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """A view of every s-th sample of a batch of images."""
-    return x[(..., *(slice(None, None, s) for s in geometry.stride))]
+    every: tuple[Any, ...] = (..., *(slice(None, None, s) for s in geometry.stride))
+    return x[every]
 
 
 def _fill(y: NDArray[Any], geometry: Geometry, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -24,6 +24,8 @@ Pair = tuple[int, int]
 _LARGEST = 2**62
 """Sizes and matrix shapes stay below this, so that 64-bit index arithmetic cannot overflow."""
 
+_CROP_HINT = "; only a (lo, hi) pair may be negative, and crops"
+
 DTYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.complex64, np.complex128))
 
 
@@ -118,7 +120,7 @@ class Geometry:
     def kernel(self, weight: NDArray[Any]) -> NDArray[Any]:
         """The weight with both channel axes and flipped where asked: the kernel of a cross-correlation. A view."""
         kernel = weight.reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-        return kernel[(..., *[slice(None, None, -1)] * self.ndim)] if self.flip else kernel
+        return np.flip(kernel, axis=tuple(range(2, 2 + self.ndim))) if self.flip else kernel
 
     def __str__(self) -> str:
         axes = self.axes
@@ -151,6 +153,7 @@ def as_weight(weight: ArrayLike) -> NDArray[Any]:
         If it is not an array of real or complex numbers that one of the four dtypes can hold.
     """
     array = np.asarray(weight)
+    dtype: np.dtype[Any]
     if array.dtype.kind in "biu":
         dtype = np.dtype(np.float64)
     elif array.dtype == np.float16:
@@ -235,8 +238,8 @@ def conv_transpose_geometry(
     extra = _ints("output_padding", output_padding, dims, least=0)
     for s, d, e in zip(layer.stride, layer.dilation, extra, strict=True):
         if e >= max(s, d):
-            _fail("output_padding", output_padding, f"must be smaller than the stride {_x(layer.stride)} or the dilation "
-                  f"{_x(layer.dilation)} on each axis")  # fmt: skip
+            rule = f"the stride {_x(layer.stride)} or the dilation {_x(layer.dilation)}"
+            _fail("output_padding", output_padding, f"must be smaller than {rule} on each axis")
 
     by_ceiling = padding in ("same_upper", "same_lower") if isinstance(padding, str) else False
     if by_ceiling:
@@ -250,9 +253,7 @@ def conv_transpose_geometry(
         pads = layer.pads(padding, None)
         smallest = tuple(
             (m - 1) * s - lo - hi + d * (k - 1) + 1
-            for m, s, (lo, hi), d, k in zip(
-                outputs, layer.stride, pads, layer.dilation, layer.kernel_size, strict=True
-            )
+            for m, s, (lo, hi), d, k in zip(outputs, layer.stride, pads, layer.dilation, layer.kernel_size, strict=True)
         )
         largest = tuple(n + s - 1 for n, s in zip(smallest, layer.stride, strict=True))
         sizes = tuple(n + e for n, e in zip(smallest, extra, strict=True))
@@ -263,7 +264,9 @@ def conv_transpose_geometry(
                   f"give one of them")  # fmt: skip
         sizes = _ints("output_size", output_size, dims, least=None)
         if not all(max(a, 1) <= n <= b for a, n, b in zip(smallest, sizes, largest, strict=True)):
-            possible = " x ".join(f"{max(a, 1)}..{b}" if b > 0 else "none" for a, b in zip(smallest, largest, strict=True))
+            possible = " x ".join(
+                f"{max(a, 1)}..{b}" if b > 0 else "none" for a, b in zip(smallest, largest, strict=True)
+            )
             _fail("output_size", output_size, f"is not reached: with input_size={input_size!r} and this geometry the "
                   f"possible sizes are {possible}")  # fmt: skip
     if min(sizes) < 1:
@@ -363,23 +366,23 @@ class _Layer:
             rule = _PADDING_WORDS[padding]
             return tuple(map(rule, needs, self.kernel_size, self.stride, self.dilation))
         if not _is_list(padding):
-            p = _int("padding", padding, least=0, hint="; only a (lo, hi) pair may be negative, and crops")
+            p = _int("padding", padding, least=0, hint=_CROP_HINT)
             return ((p, p),) * dims
         if len(padding) != dims:
-            hint = f"; write (({padding[0]!r}, {padding[1]!r}),) for one (lo, hi) pair" if dims == 1 and len(padding) == 2 else ""  # fmt: skip
+            one_pair = dims == 1 and len(padding) == 2
+            hint = f"; write (({padding[0]!r}, {padding[1]!r}),) for one (lo, hi) pair" if one_pair else ""
             _fail("padding", padding, f"must have one entry per spatial axis, {dims}{hint}")
         paired = [_is_list(p) for p in padding]
         if not any(paired):
-            plain = [_int("padding", p, least=0, whole=padding, hint="; only a (lo, hi) pair may be negative, and crops")
-                     for p in padding]  # fmt: skip
+            plain = [_int("padding", p, least=0, whole=padding, hint=_CROP_HINT) for p in padding]
             return tuple((p, p) for p in plain)
-        if not all(paired) or any(len(p) != 2 for p in padding):  # type: ignore[arg-type]
+        if not all(paired) or any(len(p) != 2 for p in padding):
             _fail("padding", padding, "must be all integers or all (lo, hi) pairs, one per spatial axis")
-        pairs = [[_int("padding", e, least=None, whole=padding) for e in p] for p in padding]  # type: ignore[union-attr]
+        pairs = [[_int("padding", e, least=None, whole=padding) for e in p] for p in padding]
         return tuple((lo, hi) for lo, hi in pairs)
 
     def on(self, size: tuple[int, ...], pads: tuple[Pair, ...], asked: Padding) -> Geometry:
-        """This layer on an input of the given size, if every rule holds."""
+        """Put the layer on an input of the given size, if every rule holds."""
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         padded = [n + lo + hi for n, (lo, hi) in zip(size, pads, strict=True)]
         for n, (lo, hi) in zip(size, pads, strict=True):
@@ -389,6 +392,8 @@ class _Layer:
             if self.padding_mode == "circular" and max(lo, hi) > n:
                 _fail("padding", asked, f"(lo, hi) = {(lo, hi)} is too large: padding_mode='circular' needs it at most "
                       f"the input size {n}")  # fmt: skip
+        if min(padded) < 1:
+            _fail("padding", asked, f"crops everything: of the input {_x(size)} it leaves {_x(padded)}")
         if any(p < span for p, span in zip(padded, spans, strict=True)):
             raise ValueError(
                 f"weight has the kernel size {_x(self.kernel_size)}, with dilation {_x(self.dilation)} it spans "

@@ -7,6 +7,7 @@ last axis is laid out once, stays in cache, and is written to all its rows by on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -43,11 +44,11 @@ def conv_matrix(
     rows: slice | None = None,
     format: str = "csr",
 ) -> csr_array:
-    """The sparse matrix A of a convolution layer: ``y.ravel() == A @ x.ravel()``.
+    r"""The sparse matrix A of a convolution layer: ``y.ravel() == A @ x.ravel()``.
 
     .. math:: y[o, m] = \\sum_{c, k} W[o, c, k] \\; \\tilde x[g(o) C_{in}/G + c, \\; s m + d k - p]
 
-    where the padding mode extends x to :math:`\\tilde x`: a cross-correlation, as every deep-learning framework does it.
+    where the padding mode extends x to :math:`\\tilde x`: a cross-correlation, as all deep-learning frameworks do it.
 
     Parameters
     ----------
@@ -144,7 +145,8 @@ def conv_transpose_matrix(
     stride, padding, dilation, groups, padding_mode, flip
         Those of the convolution that is transposed; see `conv_matrix`.
     output_padding : int or tuple of int
-        Chooses which of the sizes that share this M is the output: N = (M-1) s - lo - hi + d (K-1) + 1 + output_padding.
+        Chooses which of the sizes that share this M is the output:
+        N = (M-1) s - lo - hi + d (K-1) + 1 + output_padding.
     output_size : int or tuple of int, optional
         Chooses it by its value.
     format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
@@ -253,9 +255,9 @@ def check_memory(what: str, shape: tuple[int, int], entries: int, needed: int) -
     available = _available_memory()
     if needed > available:
         raise MemoryError(
-            f"{what} of shape {shape[0]} x {shape[1]} with nnz = {entries} needs {needed} bytes ({needed / 2**30:.1f} GiB), "
-            f"and {available / 2**30:.1f} GiB are available: use the matrix-free operator (convmat.Conv2d(...) and its "
-            f"kin with A @ x, A.apply), or build slabs of it with rows=slice(a, b)"
+            f"{what} of shape {shape[0]} x {shape[1]} with nnz = {entries} needs {needed} bytes "
+            f"({needed / 2**30:.1f} GiB), and {available / 2**30:.1f} GiB are available: use the matrix-free "
+            f"operator (convmat.Conv2d(...) and its kin, with A @ x and A.apply), or build slabs with rows=slice(a, b)"
         )
 
 
@@ -310,13 +312,17 @@ def _assemble(lines: _Lines, start: int = 0, stop: int | None = None) -> csr_arr
     stop = lines.shape[0] if stop is None else stop
     per_group = lines.kernel.shape[1]
     boxes = [
-        _Box(ranges[0], tuple(lines.read(axis, r.start, r.stop) for axis, r in zip(lines.axes, ranges[1:], strict=True)))
+        _Box(
+            ranges[0], tuple(lines.read(axis, r.start, r.stop) for axis, r in zip(lines.axes, ranges[1:], strict=True))
+        )
         for ranges in _cut(start, stop, (lines.kernel.shape[0], *lines.row_size))
     ]
     sizes = [len(box.channels) * per_group * math.prod(band.entries for band in box.bands) for box in boxes]
     nnz, shape = sum(sizes), (stop - start, lines.shape[1])
     dtype = index_dtype(nnz, *lines.shape)
-    check_memory("a sparse matrix", shape, nnz, nnz * (lines.kernel.itemsize + dtype.itemsize) + (shape[0] + 1) * dtype.itemsize)
+    check_memory(
+        "a sparse matrix", shape, nnz, nnz * (lines.kernel.itemsize + dtype.itemsize) + (shape[0] + 1) * dtype.itemsize
+    )
 
     data = np.empty(nnz, dtype=lines.kernel.dtype)
     indices = np.empty(nnz, dtype=dtype)
@@ -324,7 +330,9 @@ def _assemble(lines: _Lines, start: int = 0, stop: int | None = None) -> csr_arr
     row = entry = 0
     for box, size in zip(boxes, sizes, strict=True):
         block = slice(entry, entry + size)
-        _write_rows(lines, box, data[block].reshape(len(box.channels), -1), indices[block].reshape(len(box.channels), -1))
+        _write_rows(
+            lines, box, data[block].reshape(len(box.channels), -1), indices[block].reshape(len(box.channels), -1)
+        )
         counts = box.counts(per_group)
         ends = indptr[row + 1 : row + 1 + len(box.channels) * counts.size].reshape(len(box.channels), -1)
         np.cumsum(counts, out=ends[0])
@@ -346,7 +354,9 @@ def _cut(start: int, stop: int, shape: tuple[int, ...]) -> Iterator[tuple[range,
     inner = math.prod(shape[1:])
     first, last = -(-start // inner), stop // inner
     if first > last:  # within one index of the first axis
-        yield from ((range(last, last + 1), *rest) for rest in _cut(start - last * inner, stop - last * inner, shape[1:]))
+        yield from (
+            (range(last, last + 1), *rest) for rest in _cut(start - last * inner, stop - last * inner, shape[1:])
+        )
         return
     if start < first * inner:
         head = first - 1
@@ -368,9 +378,10 @@ def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[A
     channel_offsets = np.arange(per_group, dtype=np.int64) * math.prod(lines.col_size)
 
     for classes in itertools.product(*(band.classes() for band in outer)):
-        weights, offsets, first, steps = kernel, channel_offsets, 0, []
+        weights, offsets, first = kernel, channel_offsets, 0
+        steps: list[int] = []
         for dim, cls in enumerate(classes):
-            weights = sum_sets(weights, 2 + dim, last_sets(outer[dim], cls.sets))
+            weights = sum_sets(weights, 2 + dim, outer[dim].sets[cls.sets])
             inner = math.prod(band.entries for band in box.bands[dim + 1 :])
             first, steps = first + offsets.size * cls.first * inner, [*steps, (offsets.size * cls.step * inner)]
             offsets = (offsets[:, None] + cls.cols * strides[dim]).reshape(-1)
@@ -391,15 +402,13 @@ def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[A
         _write_line(last, weights, offsets, line_data, line_indices)
         bases = group_bases.reshape(-1, *[1] * len(classes))
         for dim, cls in enumerate(classes):
-            bases = bases + (cls.bases * strides[dim]).astype(indices.dtype).reshape([-1 if a == dim + 1 else 1 for a in range(len(classes) + 1)])
+            bases = bases + (cls.bases * strides[dim]).astype(indices.dtype).reshape(
+                [-1 if a == dim + 1 else 1 for a in range(len(classes) + 1)]
+            )
         target_data = _rows_view(data, first, counts, steps, width)
         target_indices = _rows_view(indices, first, counts, steps, width)
         np.add(line_indices, bases[..., None], out=target_indices)
         target_data[...] = line_data.reshape(len(kernel), *[1] * len(classes), width)
-
-
-def last_sets(band: Band, sets: NDArray[np.int64]) -> NDArray[np.int64]:
-    return band.sets[sets]
 
 
 def _rows_view(flat: NDArray[Any], first: int, counts: Sequence[int], steps: Sequence[int], width: int) -> NDArray[Any]:
@@ -412,9 +421,12 @@ def _rows_view(flat: NDArray[Any], first: int, counts: Sequence[int], steps: Seq
     )
 
 
-def _write_line(band: Band, weights: NDArray[Any], offsets: NDArray[np.int64], data: NDArray[Any], indices: NDArray[Any]) -> None:
+def _write_line(
+    band: Band, weights: NDArray[Any], offsets: NDArray[np.int64], data: NDArray[Any], indices: NDArray[Any]
+) -> None:
     """Fill the entries of the rows of the last axis: data (channels, entries), indices (entries), for one row of the
-    outer axes, whose columns begin at `offsets`."""
+    outer axes, whose columns begin at `offsets`.
+    """
     at = 0
     for part, repeats in ((band.head, 1), (band.body, band.repeats), (band.tail, 1)):
         length = part.entries * offsets.size
@@ -478,10 +490,8 @@ def _transposed(matrix: csr_array) -> csc_array:
 def _available_memory() -> float:
     """Bytes that this process may still allocate, as far as the system tells; infinite where it does not."""
     limits = [math.inf]
-    try:
+    with contextlib.suppress(AttributeError, ValueError, OSError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        pass
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

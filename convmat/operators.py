@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from convmat.weights import TransposeWeightOperator, WeightOperator
 
 
-class ImageOperator(LinearOperator):  # type: ignore[type-arg]
+class ImageOperator(LinearOperator):
     """A linear map between images of a fixed shape; its vectors are their C-order ravels.
 
-    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `_transpose`, and
-    `tosparse`.
+    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `_transpose`,
+    and `tosparse`.
 
     Attributes
     ----------
@@ -380,8 +380,8 @@ class ConvTranspose(Convolution):
     def factors(self) -> tuple[Crop, Convolution, Upsample]:
         """The factors (Pad^T, Correlate^T, Upsample), whose product is this operator.
 
-        Upsample puts s - 1 zeros between the samples, Correlate^T is the full correlation with the flipped kernel, Pad^T
-        crops (zeros) or folds the border back (the other modes).
+        Upsample puts s - 1 zeros between the samples, Correlate^T is the full correlation with the flipped kernel,
+        Pad^T crops (zeros) or folds the border back (the other modes).
 
         Returns
         -------
@@ -451,7 +451,7 @@ class Conv1d(Conv):
 
 
 class Conv2d(Conv):
-    """Two-dimensional convolution layer as a scipy `LinearOperator`: ``A @ x.ravel()`` or ``A.apply(x)``.
+    r"""Two-dimensional convolution layer as a scipy `LinearOperator`: ``A @ x.ravel()`` or ``A.apply(x)``.
 
     Forward, :math:`y[o, m] = \\sum_{c, k} W[o, c, k] \\tilde x[g(o) C_{in}/G + c, s m + d k - p]`; transposed,
     :math:`x[c, n] = \\sum y[o, m] W[o, c, k]` over all o, m, k that read x[c, n].
@@ -509,8 +509,8 @@ class Conv2d(Conv):
 
     Notes
     -----
-    Vectors are C-order ravels of images: entry ``(o M_1 + m_1) M_2 + m_2`` of the output is y[o, m_1, m_2]. The result of
-    a product has the result type of weight and vector.
+    Vectors are C-order ravels of images: entry ``(o M_1 + m_1) M_2 + m_2`` of the output is y[o, m_1, m_2]. The result
+    of a product has the result type of weight and vector.
 
     References
     ----------
@@ -619,7 +619,7 @@ class ConvTranspose1d(ConvTranspose):
 class ConvTranspose2d(ConvTranspose):
     """Two-dimensional transposed convolution layer as a scipy `LinearOperator`: the transpose of a `Conv2d`.
 
-    It puts s - 1 zeros between the samples, correlates with the flipped kernel, and undoes the padding by its transpose.
+    It puts s - 1 zeros between the samples, correlates with the flipped kernel, then transposes the padding.
     It is not a deconvolution: it does not invert the convolution.
 
     Parameters
@@ -629,10 +629,11 @@ class ConvTranspose2d(ConvTranspose):
     input_size : tuple of int
         (M_1, M_2), what goes into this operator.
     stride, padding, dilation, groups, padding_mode, flip
-        Those of the convolution that is transposed; see `Conv2d`. With padding="same_upper" or "same_lower" the output is
-        M s by default, as in ONNX and Keras.
+        Those of the convolution that is transposed; see `Conv2d`. With padding="same_upper" or "same_lower" the output
+        is M s by default, as in ONNX and Keras.
     output_padding : int or tuple of int
-        Chooses which of the sizes that share this M is the output: N = (M-1) s - lo - hi + d (K-1) + 1 + output_padding.
+        Chooses which of the sizes that share this M is the output:
+        N = (M-1) s - lo - hi + d (K-1) + 1 + output_padding.
         Less than the larger of stride and dilation.
     output_size : int or tuple of int, optional
         Chooses it by its value, in place of `output_padding`.

@@ -46,7 +46,8 @@ class Rows:
 @dataclass(frozen=True, slots=True)
 class RowClass:
     """Rows with the same entries, each moved by its `bases`: `first` is where the entries of the first begin among the
-    entries of the band, `step` how far apart those of one row and the next are."""
+    entries of the band, `step` how far apart those of one row and the next are.
+    """
 
     first: int
     step: int

@@ -16,11 +16,11 @@ _DENSE_LIMIT = 2**20
 def check_adjoint(
     op: Any, *, trials: int = 4, rtol: float | None = None, rng: np.random.Generator | int | None = None
 ) -> None:
-    """The dot test: <A x, y> = <x, A^H y> for random x and y.
+    r"""The dot test: <A x, y> = <x, A^H y> for random x and y.
 
-    It then checks that products of several columns agree with those of single ones, and, for an operator of at most 2^20
-    entries, that A^H is entry by entry the conjugate transpose of A, and that both agree with ``tosparse()`` if there is
-    one.
+    It then checks that products of several columns agree with those of single ones, and, for an operator of at most
+    2^20 entries, that A^H is entry by entry the conjugate transpose of A, and that both agree with ``tosparse()`` if
+    there is one.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def check_adjoint(
     trials : int
         Number of random pairs.
     rtol : float, optional
-        Allowed relative error, with respect to \\|A x\\| \\|y\\|; by default 1e-13 in double and 1e-5 in single precision.
+        Allowed error relative to norm(A x) norm(y); by default 1e-13 in double and 1e-5 in single precision.
     rng : numpy.random.Generator or int, optional
         Source of the vectors, or its seed.
 
@@ -79,7 +79,12 @@ def check_adjoint(
         _check_same("the matrices of A and A^H", forward, backward.conj().T, tolerance)
         if hasattr(op, "tosparse"):
             matrix = op.tosparse()
-            _check_same("the products and tosparse()", forward, matrix.toarray() if issparse(matrix) else np.asarray(matrix), tolerance)
+            _check_same(
+                "the products and tosparse()",
+                forward,
+                matrix.toarray() if issparse(matrix) else np.asarray(matrix),
+                tolerance,
+            )
 
 
 def _random(generator: np.random.Generator, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:

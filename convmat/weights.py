@@ -53,7 +53,7 @@ class _WeightMap(ImageOperator):
 
 
 class WeightOperator(_WeightMap):
-    """The map W -> A x of a convolution, for a fixed image x. Made by ``Conv2d.weight_operator``.
+    r"""The map W -> A x of a convolution, for a fixed image x. Made by ``Conv2d.weight_operator``.
 
     Forward, :math:`y[o, m] = \\sum W[o, c, k] \\tilde x[.., s m + d k - p]`; adjoint,
     :math:`W[o, c, k] = \\sum_m y[o, m] \\overline{\\tilde x}[.., s m + d k - p]`, the weight gradient.
@@ -72,7 +72,7 @@ class WeightOperator(_WeightMap):
     def _forward(self, weights: NDArray[Any]) -> NDArray[Any]:
         x = _stack(self.image, self.geometry.in_channels, self.geometry.input_size, weights.dtype)
         products = [Gemm(self.geometry, weight).forward(x) for weight in weights]
-        return np.stack(products).reshape(len(weights), *self.output_shape) if products else _none(weights, self.output_shape)
+        return np.array(products, dtype=weights.dtype).reshape(len(weights), *self.output_shape)
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
         geometry = self.geometry
@@ -126,7 +126,7 @@ class TransposeWeightOperator(_WeightMap):
     def _forward(self, weights: NDArray[Any]) -> NDArray[Any]:
         y = _stack(self.image, self.geometry.out_channels, self.geometry.output_size, weights.dtype)
         products = [Gemm(self.geometry, weight).transpose(y) for weight in weights]
-        return np.stack(products).reshape(len(weights), *self.output_shape) if products else _none(weights, self.output_shape)
+        return np.array(products, dtype=weights.dtype).reshape(len(weights), *self.output_shape)
 
     def _backward(self, x: NDArray[Any]) -> NDArray[Any]:
         geometry = self.geometry
@@ -197,7 +197,3 @@ def _channels_inside(counts: NDArray[np.int64], channels: int) -> NDArray[np.int
 def _stack(image: NDArray[Any], channels: int, size: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """One image as a batch, with its channel axis, in the dtype of a product. (1, C, spatial)"""
     return image.reshape(1, channels, *size).astype(dtype, copy=False)
-
-
-def _none(weights: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    return np.empty((0, *shape), dtype=weights.dtype)

@@ -1,8 +1,8 @@
 """Lowering to matrix products (im2col), in bands of output rows so that the work memory is bounded.
 
-Forward: the windows of a band of outputs, side by side, are a matrix (C_in K / G, outputs); the kernel times that matrix
-is the band. Transposed: the transposed kernel times a band of y is what each tap sends back; it is added where the tap
-read (col2im).
+Forward: the windows of a band of outputs, side by side, are a matrix (C_in K / G, outputs); the kernel times that
+matrix is the band. Transposed: the transposed kernel times a band of y is what each tap sends back; it is added where
+the tap read (col2im).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.products.lowering import Lowering
+
 
 class Gemm:
     """A x and A^T y by lowering, for every geometry."""

@@ -24,7 +24,7 @@ def extend(x: NDArray[Any], axes: Sequence[Axis], start: int, stop: int) -> NDAr
 
 
 def fold(band: NDArray[Any], axes: Sequence[Axis], start: int, into: NDArray[Any]) -> None:
-    """Add the transpose of `extend` applied to a band: (C, R, P_2..P_D), rows [start, start + R), into (C, N_1..N_D)."""
+    """Add the transpose of `extend` of a band: rows [start, start + R), (C, R, P_2..P_D), into (C, N_1..N_D)."""
     for dim, axis in enumerate(axes[1:], start=2):
         if axis.lo == axis.hi == 0:
             continue
@@ -36,7 +36,7 @@ def fold(band: NDArray[Any], axes: Sequence[Axis], start: int, into: NDArray[Any
 
 def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -> NDArray[Any]:
     first, last = axis.copied(start, stop)
-    inner = x[_at(dim, slice(first - axis.lo, last - axis.lo))]
+    inner: NDArray[Any] = x[_at(dim, slice(first - axis.lo, last - axis.lo))]
     if (first, last) == (start, stop):
         return inner
     extended = np.empty((*x.shape[:dim], stop - start, *x.shape[dim + 1 :]), dtype=x.dtype)
