@@ -390,7 +390,8 @@ def _unpad(y: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
 def _keep(x: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """A view of every s-th sample of a batch of images."""
     every: tuple[Any, ...] = (..., *(slice(None, None, s) for s in geometry.stride))
-    return x[every]
+    kept: NDArray[Any] = x[every]
+    return kept
 
 
 def _fill(y: NDArray[Any], geometry: Geometry, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -171,7 +171,7 @@ def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[A
 
 
 def _reads(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """All reads of the input, ordered by output and then tap of the weight as given: (sample, tap, reads per output)."""
+    """All reads of the input, by output and then by tap of the weight as given: (sample, tap, reads per output)."""
     sample = np.zeros((1, 1), dtype=np.int64)
     inside = np.ones((1, 1), dtype=bool)
     for axis in geometry.axes:
