@@ -403,9 +403,15 @@ class _Layer:
         remainders = [(p - span) % s for p, span, s in zip(padded, spans, self.stride, strict=True)]
         outputs = [(p - span) // s + 1 for p, span, s in zip(padded, spans, self.stride, strict=True)]
         by_ceiling = isinstance(asked, str) and asked in ("same_upper", "same_lower")
+        least = {
+            "reflect": [max(1, lo + 1, hi + 1) for lo, hi in pads],
+            "circular": [max(1, lo, hi) for lo, hi in pads],
+        }
         sharing = tuple(
-            (((m - 1) * s + 1), m * s) if by_ceiling else (max(1, n - r), n - r + s - 1)
-            for n, m, r, s in zip(size, outputs, remainders, self.stride, strict=True)
+            ((m - 1) * s + 1, m * s) if by_ceiling else (max(a, n - r), n - r + s - 1)
+            for n, m, r, s, a in zip(
+                size, outputs, remainders, self.stride, least.get(self.padding_mode, [1] * len(size)), strict=True
+            )
         )
         rows, cols = self.out_channels * math.prod(outputs), self.in_channels * math.prod(size)
         if max(rows, cols, *padded, *self.stride) >= _LARGEST:

@@ -226,6 +226,11 @@ def slab(geometry: Geometry, weight: NDArray[Any], rows: slice) -> csr_array:
     return _assemble(_lines(geometry, weight), start, max(start, stop))
 
 
+def axis_matrix(axis: Axis, taps: NDArray[Any]) -> csr_array:
+    """The matrix of one axis, (M, N), with the given weights of its taps."""
+    return _assemble(_Lines(taps.reshape(1, 1, -1), 1, (axis,), by_rows, (axis.output,), (axis.size,)))
+
+
 def check_format(format: str) -> str:
     """The format, if scipy knows it.
 
@@ -394,7 +399,7 @@ def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[A
 
         if not classes:
             _write_line(last, weights, offsets, data, indices[0])
-            np.add(indices[0], (group_bases[1:] - group_bases[0])[:, None], out=indices[1:])
+            np.add(indices[0], group_bases[1:, None], out=indices[1:])
             indices[0] += group_bases[0]
             continue
         line_data = np.empty((len(kernel), width), dtype=data.dtype)

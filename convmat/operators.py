@@ -133,10 +133,10 @@ class ImageOperator(LinearOperator):
         return dense
 
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._columns(self._forward, x.reshape(-1, 1), self.input_shape)[:, 0]
+        return self._matmat(x.reshape(-1, 1))[:, 0]
 
     def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._columns(self._backward_conjugated, x.reshape(-1, 1), self.output_shape)[:, 0]
+        return self._rmatmat(x.reshape(-1, 1))[:, 0]
 
     def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._columns(self._forward, X, self.input_shape)
@@ -157,7 +157,8 @@ class ImageOperator(LinearOperator):
         columns = np.asarray(columns)
         dtype = result_dtype(self.dtype, columns)
         stack = np.ascontiguousarray(columns.T, dtype=dtype).reshape(columns.shape[1], *shape)
-        return product(stack).reshape(columns.shape[1], -1).T
+        results = product(stack)
+        return results.reshape(columns.shape[1], math.prod(results.shape[1:])).T
 
 
 class Convolution(ImageOperator):

@@ -106,6 +106,18 @@ class Axis:
         first = min(max(start, self.lo), stop)
         return first, max(first, min(stop, self.lo + self.size))
 
+    def strided(self, offset: int, start: int, stop: int) -> Index:
+        """The input samples at the positions s j + offset of the extended input, for j in [start, stop)."""
+        return EXTENSIONS[self.mode](
+            self.stride * np.arange(start, stop, dtype=np.int64) + (offset - self.lo), self.size
+        )
+
+    def strided_copied(self, offset: int, count: int) -> tuple[int, int, int]:
+        """The part [first, last) of the j < count for which s j + offset is the input itself, and the first sample."""
+        first = min(max(0, -((offset - self.lo) // self.stride)), count)
+        last = (self.size - 1 + self.lo - offset) // self.stride + 1
+        return first, max(first, min(last, count)), self.stride * first + offset - self.lo
+
     def pad_only(self) -> Axis:
         """The axis that pads and does nothing else."""
         return Axis(self.size, 1, lo=self.lo, hi=self.hi, mode=self.mode)

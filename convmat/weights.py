@@ -16,7 +16,7 @@ from scipy.sparse import coo_array, csr_array
 from convmat.geometry import Geometry, output_shape_of, result_dtype
 from convmat.matrix import check_format, check_memory, index_dtype
 from convmat.operators import ImageOperator
-from convmat.products.gemm import Gemm
+from convmat.products import Products
 from convmat.products.lowering import Lowering
 from convmat.taps import ZERO
 
@@ -40,6 +40,18 @@ class _WeightMap(ImageOperator):
         self._image = np.array(array, dtype=dtype, order="C")
         self._image.flags.writeable = False
         super().__init__(dtype, geometry.weight_shape, output_shape)
+
+    def _check_memory(self) -> int:
+        """The number of stored entries of the matrix, if it fits in memory with the index tables that build it."""
+        geometry = self.geometry
+        reads = math.prod(int(np.count_nonzero(axis.table() != ZERO)) for axis in geometry.axes)
+        nnz = geometry.out_channels * (geometry.in_channels // geometry.groups) * reads
+        tables = math.prod(geometry.output_size) * math.prod(geometry.kernel_size) * 4 * 8
+        check_memory("a sparse matrix", self.shape, nnz, 2 * nnz * (self.dtype.itemsize + 8) + tables)
+        return nnz
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._geometry, self._image, self.dtype)
 
     @property
     def geometry(self) -> Geometry:
@@ -71,7 +83,7 @@ class WeightOperator(_WeightMap):
 
     def _forward(self, weights: NDArray[Any]) -> NDArray[Any]:
         x = _stack(self.image, self.geometry.in_channels, self.geometry.input_size, weights.dtype)
-        products = [Gemm(self.geometry, weight).forward(x) for weight in weights]
+        products = [Products(self.geometry, weight, "gemm").forward(x) for weight in weights]
         return np.array(products, dtype=weights.dtype).reshape(len(weights), *self.output_shape)
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
@@ -88,13 +100,11 @@ class WeightOperator(_WeightMap):
         check_format(format)
         geometry = self.geometry
         groups, per_group, outs = geometry.groups, geometry.in_channels // geometry.groups, geometry.out_channels
+        nnz = self._check_memory()
+        dtype = index_dtype(nnz, *self.shape)
         sample, tap, counts = _reads(geometry)
         # Row by row, then channel, then tap: the order of the columns.
         order = _channels_inside(counts, per_group)
-        nnz = outs * order.size
-        dtype = index_dtype(nnz, *self.shape)
-        needed = nnz * (self.dtype.itemsize + dtype.itemsize) + (self.shape[0] + 1) * dtype.itemsize
-        check_memory("a sparse matrix", self.shape, nnz, needed)
 
         taps = math.prod(geometry.kernel_size)
         images = self.image.reshape(groups, per_group, -1)
@@ -125,7 +135,7 @@ class TransposeWeightOperator(_WeightMap):
 
     def _forward(self, weights: NDArray[Any]) -> NDArray[Any]:
         y = _stack(self.image, self.geometry.out_channels, self.geometry.output_size, weights.dtype)
-        products = [Gemm(self.geometry, weight).transpose(y) for weight in weights]
+        products = [Products(self.geometry, weight, "gemm").transpose(y) for weight in weights]
         return np.array(products, dtype=weights.dtype).reshape(len(weights), *self.output_shape)
 
     def _backward(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -139,9 +149,8 @@ class TransposeWeightOperator(_WeightMap):
         check_format(format)
         geometry = self.geometry
         groups, per_group, outs = geometry.groups, geometry.in_channels // geometry.groups, geometry.out_channels
+        self._check_memory()
         sample, tap, counts = _reads(geometry)
-        nnz = outs * per_group * sample.size
-        check_memory("a sparse matrix", self.shape, nnz, 2 * nnz * (self.dtype.itemsize + 16))
         output = np.repeat(np.arange(counts.size), counts)
         taps, samples = math.prod(geometry.kernel_size), math.prod(geometry.input_size)
         o, c = np.arange(outs)[:, None, None], np.arange(per_group)[:, None]

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
 from convmat.products.matrix import MatrixProduct
+from convmat.products.separable import Separable
+from convmat.products.toeplitz import Toeplitz
 
 
 class Product(Protocol):
@@ -32,6 +35,9 @@ class Product(Protocol):
 METHODS: dict[str, Callable[[Geometry, NDArray[Any]], Product]] = {
     "matrix": MatrixProduct,
     "gemm": Gemm,
+    "toeplitz": Toeplitz,
+    "fft": Fft,
+    "separable": Separable,
 }
 """Name of a method -> (geometry, weight) -> its plan."""
 
@@ -60,6 +66,7 @@ class Products:
     def __init__(self, geometry: Geometry, weight: NDArray[Any], asked: str) -> None:
         self.geometry = geometry
         self.weight = weight
+        self.weight.flags.writeable = False
         self.asked = check_method(asked)
         if not np.isfinite(weight).all():
             self.method = "matrix"

@@ -41,7 +41,7 @@ class Gemm:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
         geometry, kernel = self._geometry, self._kernel.swapaxes(1, 2)
         x = np.zeros((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
-        y = y.reshape(len(y), geometry.groups, -1, *geometry.output_size)
+        y = y.reshape(len(y), *self._kernel.shape[:2], *geometry.output_size)
         for image, result in zip(y, x, strict=True):
             for start, stop in self._lowering.bands:
                 sent = kernel @ image[:, :, start:stop].reshape(*image.shape[:2], -1)

@@ -23,15 +23,69 @@ def extend(x: NDArray[Any], axes: Sequence[Axis], start: int, stop: int) -> NDAr
     return x
 
 
+def extend_rows(x: NDArray[Any], axis: Axis, start: int, stop: int) -> NDArray[Any]:
+    """The rows [start, stop) of the image extended along its rows alone: (C, N_1, N_2) -> (C, stop - start, N_2)."""
+    return _extend_axis(x, 1, axis, start, stop)
+
+
+def read_columns(rows: NDArray[Any], axis: Axis, offset: int, out: NDArray[Any]) -> None:
+    """Write the columns s j + offset of the extended rows: (.., N) into (.., count)."""
+    count = out.shape[-1]
+    first, last, sample = axis.strided_copied(offset, count)
+    out[..., first:last] = rows[..., sample : sample + axis.stride * (last - first) : axis.stride][..., : last - first]
+    for a, b in ((0, first), (last, count)):
+        if a == b:
+            continue
+        if axis.mode == "zeros":
+            out[..., a:b] = 0
+        else:
+            out[..., a:b] = rows[..., axis.strided(offset, a, b)]
+
+
+def read_tile(
+    x: NDArray[Any], axes: Sequence[Axis], offsets: Sequence[int], start: Sequence[int], out: NDArray[Any]
+) -> None:
+    """Write a tile of one phase of the extended image: out[c, j] = x~[c, s (start + j) + offset], over all axes.
+
+    Beyond the extended image the tile holds anything finite that the padding mode gives.
+    """
+    part, box = x, [slice(None)]
+    for dim, (axis, offset, first, count) in enumerate(zip(axes, offsets, start, out.shape[1:], strict=True), start=1):
+        a, b, sample = axis.strided_copied(offset + axis.stride * first, count)
+        if (a, b) == (0, count) or axis.mode == "zeros":
+            stop = sample + axis.stride * (b - a)
+            part = part[_at(dim, slice(sample, stop, axis.stride) if b > a else slice(0, 0))]
+            box.append(slice(a, b))
+        else:
+            part = part.take(axis.strided(offset, first, first + count), axis=dim)
+            box.append(slice(None))
+    if part.shape != out.shape:
+        out[...] = 0
+    out[tuple(box)] = part
+
+
 def fold(band: NDArray[Any], axes: Sequence[Axis], start: int, into: NDArray[Any]) -> None:
     """Add the transpose of `extend` of a band: rows [start, start + R), (C, R, P_2..P_D), into (C, N_1..N_D)."""
     for dim, axis in enumerate(axes[1:], start=2):
-        if axis.lo == axis.hi == 0:
-            continue
-        folded = np.zeros((*band.shape[:dim], axis.size, *band.shape[dim + 1 :]), dtype=band.dtype)
-        _fold_axis(band, dim, axis, 0, folded)
-        band = folded
-    _fold_axis(band, 1, axes[0], start, into)
+        band = fold_columns(band, axis, dim)
+    fold_rows(band, axes[0], start, into)
+
+
+def fold_columns(band: NDArray[Any], axis: Axis, dim: int = 2) -> NDArray[Any]:
+    """Fold one axis, of which the band has all samples: (.., P, ..) -> (.., N, ..). A view where that is possible."""
+    first, last = axis.copied(0, axis.padded)
+    border = last - first < axis.padded and axis.mode != "zeros"
+    if last - first == axis.size and not border:
+        view: NDArray[Any] = band[_at(dim, slice(first, last))]
+        return view
+    folded = np.zeros((*band.shape[:dim], axis.size, *band.shape[dim + 1 :]), dtype=band.dtype)
+    _fold_axis(band, dim, axis, 0, folded)
+    return folded
+
+
+def fold_rows(band: NDArray[Any], axis: Axis, start: int, into: NDArray[Any], *, border_only: bool = False) -> None:
+    """Add the rows [start, start + R) of the extended image to the rows they copy; or only those of its border."""
+    _fold_axis(band, 1, axis, start, into, border_only=border_only)
 
 
 def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -> NDArray[Any]:
@@ -51,10 +105,13 @@ def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -
     return extended
 
 
-def _fold_axis(band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any]) -> None:
+def _fold_axis(
+    band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any], *, border_only: bool = False
+) -> None:
     stop = start + band.shape[dim]
     first, last = axis.copied(start, stop)
-    into[_at(dim, slice(first - axis.lo, last - axis.lo))] += band[_at(dim, slice(first - start, last - start))]
+    if not border_only:
+        into[_at(dim, slice(first - axis.lo, last - axis.lo))] += band[_at(dim, slice(first - start, last - start))]
     if axis.mode == "zeros":
         return
     for a, b in ((start, first), (last, stop)):

@@ -1,0 +1,109 @@
+"""The compressed axis matrix: written out again, it is the table."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convmat.patterns import by_columns, by_rows, sum_sets
+from convmat.taps import ZERO, Axis
+from tests.test_taps import legal_axes, walked
+
+
+def entries(axis):
+    """(output, input sample) -> the taps that read it, from a walk."""
+    found = {}
+    for m in range(axis.output):
+        for k in range(axis.taps):
+            n = walked(axis, m, k)
+            if n != ZERO:
+                found.setdefault((m, n), []).append(k)
+    return found
+
+
+def written_out(band):
+    """The band as a list of (row, column, taps), entry by entry, from its classes; each entry written once."""
+    flat = [None] * band.entries
+    for cls in band.classes():
+        for i, base in enumerate(cls.bases):
+            for j, (col, which) in enumerate(zip(cls.cols, cls.sets, strict=True)):
+                at = cls.first + i * cls.step + j
+                assert flat[at] is None
+                flat[at] = (int(base + col), [int(k) for k in band.sets[which] if k != ZERO])
+    assert None not in flat
+    rows = np.repeat(np.arange(band.counts().size), band.counts())
+    assert rows.size == len(flat)
+    return [(int(row), *entry) for row, entry in zip(rows, flat, strict=True)]
+
+
+def parts_written_out(band):
+    """The same from head, body and tail."""
+    pieces = [(band.head, 0), *((band.body, i) for i in range(band.repeats)), (band.tail, 0)]
+    lines = []
+    for part, i in pieces:
+        for a, b in zip(part.ptr[:-1], part.ptr[1:], strict=True):
+            lines.append([(int(c) + i * band.advance, [int(k) for k in band.sets[t] if k != ZERO])
+                          for c, t in zip(part.cols[a:b], part.sets[a:b], strict=True)])  # fmt: skip
+    return [(row, *entry) for row, line in enumerate(lines) for entry in line]
+
+
+@settings(max_examples=400)
+@given(legal_axes())
+def test_by_rows_is_the_axis_matrix_in_order(axis):
+    expected = [(m, n, taps) for (m, n), taps in sorted(entries(axis).items())]
+    band = by_rows(axis, 0, axis.output)
+    assert written_out(band) == expected
+    assert parts_written_out(band) == expected
+
+
+@settings(max_examples=400)
+@given(legal_axes())
+def test_by_columns_is_the_transposed_axis_matrix_in_order(axis):
+    expected = sorted(((n, m, taps) for (m, n), taps in entries(axis).items()))
+    band = by_columns(axis, 0, axis.size)
+    assert written_out(band) == expected
+    assert parts_written_out(band) == expected
+
+
+@pytest.mark.parametrize(("read", "along"), [(by_rows, "output"), (by_columns, "size")])
+@given(axis=legal_axes(), data=st.data())
+def test_a_range_of_rows_is_cut_from_the_whole(read, along, axis, data):
+    count = getattr(axis, along)
+    start = data.draw(st.integers(0, count))
+    stop = data.draw(st.integers(start, count))
+    whole = written_out(read(axis, 0, count))
+    expected = [(row - start, col, taps) for row, col, taps in whole if start <= row < stop]
+    assert written_out(read(axis, start, stop)) == expected
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular", "symmetric"])
+@pytest.mark.parametrize("read", [by_rows, by_columns])
+def test_what_is_stored_does_not_grow_with_the_size(read, mode):
+    stored = []
+    for size in (10**3, 10**7):
+        axis = Axis(size, 5, stride=2, lo=2, hi=2, mode=mode)
+        band = read(axis, 0, axis.output if read is by_rows else axis.size)
+        stored.append(band.head.count + band.body.count + band.tail.count)
+        assert band.repeats > size // 2 - 20
+    assert stored[0] == stored[1] < 30
+
+
+@given(legal_axes(), st.integers(0, 2**20))
+def test_sum_sets_adds_the_weights_of_each_set_along_one_axis(axis, seed):
+    weight = np.random.default_rng(seed).integers(-9, 10, (2, axis.taps, 3))
+    sets = by_rows(axis, 0, axis.output).sets
+    sums = sum_sets(weight, 1, sets)
+    assert sums.shape == (2, len(sets), 3)
+    for t, taps in enumerate(sets):
+        np.testing.assert_array_equal(sums[:, t], sum(weight[:, k] for k in taps if k != ZERO))
+
+
+@given(legal_axes())
+def test_sets_are_ascending_and_the_first_are_the_single_taps(axis):
+    for band in (by_rows(axis, 0, axis.output), by_columns(axis, 0, axis.size)):
+        taps = [[int(k) for k in row if k != ZERO] for row in band.sets]
+        assert taps[: axis.taps] == [[k] for k in range(axis.taps)]
+        assert all(row == sorted(set(row)) for row in taps)
+        assert max(Counter(map(tuple, taps)).values()) == 1

@@ -1,0 +1,98 @@
+"""One axis: the table against a walk, and what is derived from it against the table."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convmat.taps import EXTENSIONS, ZERO, Axis
+from tests import oracle
+from tests.strategies import axes
+
+
+@st.composite
+def legal_axes(draw):
+    mode = draw(st.sampled_from(oracle.MODES))
+    n, k, s, d, (lo, hi) = draw(axes(mode, 14, 6))
+    return Axis(n, k, s, d, lo, hi, mode)
+
+
+def walked(axis, m, k):
+    i = oracle.source(axis.stride * m + axis.dilation * k - axis.lo, axis.size, axis.mode)
+    return ZERO if i is None else i
+
+
+def test_the_padding_modes_are_those_of_the_oracle():
+    assert set(EXTENSIONS) == set(oracle.MODES)
+
+
+@given(legal_axes())
+def test_output_size_counts_the_windows_that_fit(axis):
+    expected = oracle.output_size(axis.size, axis.taps, axis.stride, axis.dilation, axis.lo, axis.hi)
+    assert axis.output == expected
+    assert axis.padded == axis.lo + axis.size + axis.hi
+
+
+@given(legal_axes())
+def test_table_is_the_walk_of_every_tap_of_every_output(axis):
+    expected = [[walked(axis, m, k) for k in range(axis.taps)] for m in range(axis.output)]
+    np.testing.assert_array_equal(axis.table(), expected)
+
+
+@given(legal_axes(), st.data())
+def test_table_of_some_outputs_is_those_rows_of_the_table(axis, data):
+    some = np.array(data.draw(st.lists(st.integers(0, axis.output - 1), max_size=5)), dtype=np.int64)
+    np.testing.assert_array_equal(axis.table(some), axis.table()[some])
+
+
+@pytest.mark.parametrize("mode", oracle.MODES)
+def test_extension_reaches_many_times_around(mode):
+    for n in range(2, 6):
+        axis = Axis(n, 1, lo=4 * n, hi=4 * n, mode=mode)
+        expected = [oracle.source(i, n, mode) for i in range(-4 * n, 5 * n)]
+        np.testing.assert_array_equal(axis.extension(0, 9 * n), [ZERO if i is None else i for i in expected])
+
+
+@pytest.mark.parametrize(
+    ("mode", "numpy_mode"),
+    [("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap"), ("symmetric", "symmetric")],
+)
+def test_extension_is_that_of_numpy_pad(mode, numpy_mode):
+    for n in range(1 + (mode == "reflect"), 6):
+        for lo, hi in ((0, n - 1), (n - 1, 0), (3 * n, 2 * n + 1)):
+            axis = Axis(n, 1, lo=lo, hi=hi, mode=mode)
+            expected = np.pad(np.arange(n), (lo, hi), mode=numpy_mode)
+            np.testing.assert_array_equal(axis.extension(0, n + lo + hi), expected)
+
+
+@given(legal_axes())
+def test_interior_is_exactly_where_no_tap_leaves_the_input(axis):
+    first, last = axis.interior
+    assert 0 <= first <= last <= axis.output
+    reach = [[axis.stride * m + axis.dilation * k - axis.lo for k in range(axis.taps)] for m in range(axis.output)]
+    inside = [m for m, row in enumerate(reach) if min(row) >= 0 and max(row) < axis.size]
+    assert list(range(first, last)) == inside
+
+
+@given(legal_axes(), st.data())
+def test_copied_is_the_part_of_the_extended_input_that_is_the_input(axis, data):
+    start = data.draw(st.integers(0, axis.padded))
+    stop = data.draw(st.integers(start, axis.padded))
+    first, last = axis.copied(start, stop)
+    assert start <= first <= last <= stop
+    assert list(range(first, last)) == [i for i in range(start, stop) if 0 <= i - axis.lo < axis.size]
+
+
+@given(legal_axes())
+def test_reads_marks_the_samples_in_the_table(axis):
+    expected = [any(walked(axis, m, k) == n for m in range(axis.output) for k in range(axis.taps))
+                for n in range(axis.size)]  # fmt: skip
+    np.testing.assert_array_equal(axis.reads(), expected)
+
+
+@given(legal_axes())
+def test_pad_correlate_and_downsample_tables_compose_to_the_table(axis):
+    pad, correlate, downsample = axis.pad_only(), axis.correlate_only(), axis.downsample_only()
+    assert (pad.output, correlate.output, downsample.output) == (axis.padded, downsample.size, axis.output)
+    composed = pad.table()[:, 0][correlate.table()[downsample.table()[:, 0]]]
+    np.testing.assert_array_equal(composed, axis.table())
