@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,8 @@ def check_memory(what: str, shape: tuple[int, int], entries: int, needed: int) -
     MemoryError
         If `needed` bytes are more than this machine has available.
     """
+    if needed <= _ALWAYS_FITS:
+        return
     available = _available_memory()
     if needed > available:
         raise MemoryError(
@@ -264,6 +267,10 @@ def check_memory(what: str, shape: tuple[int, int], entries: int, needed: int) -
             f"({needed / 2**30:.1f} GiB), and {available / 2**30:.1f} GiB are available: use the matrix-free "
             f"operator (convmat.Conv2d(...) and its kin, with A @ x and A.apply), or build slabs with rows=slice(a, b)"
         )
+
+
+_ALWAYS_FITS = 2**20
+"""Bytes up to which the system is not asked what is available: that takes longer than to fill them."""
 
 
 @dataclass(frozen=True)
@@ -316,10 +323,9 @@ def _assemble(lines: _Lines, start: int = 0, stop: int | None = None) -> csr_arr
     """The rows [start, stop) of the matrix."""
     stop = lines.shape[0] if stop is None else stop
     per_group = lines.kernel.shape[1]
+    read = cache(lines.read)  # square images have one axis twice
     boxes = [
-        _Box(
-            ranges[0], tuple(lines.read(axis, r.start, r.stop) for axis, r in zip(lines.axes, ranges[1:], strict=True))
-        )
+        _Box(ranges[0], tuple(read(axis, r.start, r.stop) for axis, r in zip(lines.axes, ranges[1:], strict=True)))
         for ranges in _cut(start, stop, (lines.kernel.shape[0], *lines.row_size))
     ]
     sizes = [len(box.channels) * per_group * math.prod(band.entries for band in box.bands) for box in boxes]
@@ -375,86 +381,102 @@ def _cut(start: int, stop: int, shape: tuple[int, ...]) -> Iterator[tuple[range,
 def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[Any]) -> None:
     """Fill the entries of a box: data and indices are (channels, entries of one channel)."""
     *outer, last = box.bands
+    channels, dims = len(box.channels), len(outer)
     per_group = lines.kernel.shape[1]
     kernel = lines.kernel[box.channels.start : box.channels.stop]
-    strides = [math.prod(lines.col_size[a + 1 :]) for a in range(len(lines.col_size))]
+    strides = [math.prod(lines.col_size[a + 1 :]) for a in range(dims + 1)]
+    entries = [math.prod(band.entries for band in box.bands[a + 1 :]) for a in range(dims)]
     group_of = np.arange(box.channels.start, box.channels.stop) // (lines.kernel.shape[0] // lines.groups)
     group_bases = (group_of * (per_group * math.prod(lines.col_size))).astype(indices.dtype)
-    channel_offsets = np.arange(per_group, dtype=np.int64) * math.prod(lines.col_size)
+    if math.prod(band.entries for band in box.bands) <= _LINE_BLOCK:  # all axes as one, row by row
+        weights, rows = kernel, box.bands[0].all_rows()
+        for dim, band in enumerate(box.bands):
+            weights = sum_sets(weights, 2 + dim, band.sets)
+            if dim:
+                rows = rows.outer(band.all_rows(), lines.col_size[dim], len(band.sets))
+        last, outer, dims = Band.of(rows), [], 0
+        kernel = weights.reshape(channels, per_group, -1)
+    line = _Line(last)
 
-    for classes in itertools.product(*(band.classes() for band in outer)):
-        weights, offsets, first = kernel, channel_offsets, 0
+    for classes in itertools.product(*(list(band.classes()) for band in outer)):
+        weights, offsets, first = kernel, np.arange(per_group) * math.prod(lines.col_size), 0
+        counts: list[int] = []
         steps: list[int] = []
+        bases = group_bases.reshape(-1, *[1] * dims)
         for dim, cls in enumerate(classes):
             weights = sum_sets(weights, 2 + dim, outer[dim].sets[cls.sets])
-            inner = math.prod(band.entries for band in box.bands[dim + 1 :])
-            first, steps = first + offsets.size * cls.first * inner, [*steps, (offsets.size * cls.step * inner)]
+            first += offsets.size * cls.first * entries[dim]
+            counts.append(cls.bases.size)
+            steps.append(offsets.size * cls.step * entries[dim])
             offsets = (offsets[:, None] + cls.cols * strides[dim]).reshape(-1)
+            bases = bases + (cls.bases * strides[dim]).astype(indices.dtype).reshape(-1, *[1] * (dims - dim - 1))
         if offsets.size == 0:
             continue
-        weights = sum_sets(weights, 2 + len(outer), last.sets)
-        weights = weights.reshape(len(kernel), offsets.size, -1)  # (channels, offsets, sets of the last axis)
-        width = offsets.size * last.entries
-        counts = [cls.bases.size for cls in classes]
-
+        weights = sum_sets(weights, 2 + dims, last.sets).reshape(channels, offsets.size, -1)
         if not classes:
-            _write_line(last, weights, offsets, data, indices[0])
+            line.write(weights, offsets, data, indices[0])
             np.add(indices[0], group_bases[1:, None], out=indices[1:])
             indices[0] += group_bases[0]
             continue
-        line_data = np.empty((len(kernel), width), dtype=data.dtype)
+        width = offsets.size * last.entries
+        line_data = np.empty((channels, width), dtype=data.dtype)
         line_indices = np.empty(width, dtype=indices.dtype)
-        _write_line(last, weights, offsets, line_data, line_indices)
-        bases = group_bases.reshape(-1, *[1] * len(classes))
-        for dim, cls in enumerate(classes):
-            bases = bases + (cls.bases * strides[dim]).astype(indices.dtype).reshape(
-                [-1 if a == dim + 1 else 1 for a in range(len(classes) + 1)]
-            )
-        target_data = _rows_view(data, first, counts, steps, width)
-        target_indices = _rows_view(indices, first, counts, steps, width)
-        np.add(line_indices, bases[..., None], out=target_indices)
-        target_data[...] = line_data.reshape(len(kernel), *[1] * len(classes), width)
+        line.write(weights, offsets, line_data, line_indices)
+        np.add(line_indices, bases[..., None], out=_rows_view(indices, first, counts, steps, width))
+        _rows_view(data, first, counts, steps, width)[...] = line_data.reshape(channels, *[1] * dims, width)
 
 
 def _rows_view(flat: NDArray[Any], first: int, counts: Sequence[int], steps: Sequence[int], width: int) -> NDArray[Any]:
     """The rows of one class as an array (channels, *counts, width) over the (channels, entries) of a box."""
     item = flat.itemsize
-    return np.lib.stride_tricks.as_strided(
-        flat[:, first:],
+    return np.ndarray(
         (flat.shape[0], *counts, width),
-        (flat.strides[0], *(step * item for step in steps), item),
+        flat.dtype,
+        buffer=flat,
+        offset=first * item,
+        strides=(flat.strides[0], *(step * item for step in steps), item),
     )
 
 
-def _write_line(
-    band: Band, weights: NDArray[Any], offsets: NDArray[np.int64], data: NDArray[Any], indices: NDArray[Any]
-) -> None:
-    """Fill the entries of the rows of the last axis: data (channels, entries), indices (entries), for one row of the
-    outer axes, whose columns begin at `offsets`.
-    """
-    at = 0
-    for part, repeats in ((band.head, 1), (band.body, band.repeats), (band.tail, 1)):
-        length = part.entries * offsets.size
-        if not length or not repeats:
-            continue
-        block = max(1, min(repeats, _LINE_BLOCK // length))
-        where = _positions(part, offsets.size)
-        end = at + length * repeats
-        line_data = data[:, at:end]
-        line_data[:, where] = weights[:, :, part.sets].reshape(len(weights), -1)
-        line = indices[at:end]
-        line[where] = (offsets[:, None] + part.cols).reshape(-1)
-        _repeat(line_data, length, length * block, length * repeats)
-        _repeat_shifted(line, length, length * block, length * repeats, band.advance)
-        at = end
+class _Line:
+    """The rows of the last axis, for one row of the outer axes: laid out in parts that repeat."""
+
+    def __init__(self, band: Band) -> None:
+        self._advance = band.advance
+        self._parts = [(band.head, 1), (band.body, band.repeats), (band.tail, 1)]
+        if band.entries <= _LINE_BLOCK:
+            self._parts = [(band.all_rows(), 1)]
+        self._positions: dict[tuple[int, int], NDArray[np.int64]] = {}
+
+    def write(
+        self, weights: NDArray[Any], offsets: NDArray[np.int64], data: NDArray[Any], indices: NDArray[Any]
+    ) -> None:
+        """Fill data (channels, entries) and indices (entries), the columns of the outer axes being `offsets`."""
+        at = 0
+        for number, (part, repeats) in enumerate(self._parts):
+            length = part.entries * offsets.size
+            if not length or not repeats:
+                continue
+            where = self._positions.get((number, offsets.size))
+            if where is None:
+                where = self._positions[number, offsets.size] = _positions(part, offsets.size)
+            end = at + length * repeats
+            line_data, line = data[:, at:end], indices[at:end]
+            line_data[:, where] = weights[:, :, part.sets].reshape(len(weights), -1)
+            line[where] = (offsets[:, None] + part.cols).reshape(-1)
+            if repeats > 1:
+                block = length * max(1, min(repeats, _LINE_BLOCK // length))
+                _repeat(line_data, length, block, length * repeats)
+                _repeat_shifted(line, length, block, length * repeats, self._advance)
+            at = end
 
 
 def _positions(rows: Rows, times: int) -> NDArray[np.int64]:
     """Where the entries (offset, entry) of some rows lie in a line: row by row, then offset, then entry. Flat."""
-    counts = np.diff(rows.ptr)
-    row = np.repeat(np.arange(rows.count), counts)
-    start = times * rows.ptr[:-1][row] + (np.arange(rows.entries) - rows.ptr[:-1][row])
-    return (start + np.arange(times)[:, None] * counts[row]).reshape(-1)
+    starts = rows.ptr[:-1]
+    counts = rows.ptr[1:] - starts
+    first = np.arange(rows.entries) + np.repeat((times - 1) * starts, counts)
+    return (first + np.arange(times)[:, None] * np.repeat(counts, counts)).reshape(-1)
 
 
 def _repeat(line: NDArray[Any], unit: int, block: int, length: int) -> None:

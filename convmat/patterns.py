@@ -34,6 +34,18 @@ class Rows:
         a, b = self.ptr[start], self.ptr[stop]
         return Rows(self.ptr[start : stop + 1] - a, self.cols[a:b], self.sets[a:b])
 
+    def outer(self, inner: Rows, cols: int, sets: int) -> Rows:
+        """The rows (i, j) of the Kronecker product with `inner`, which has so many columns and sets."""
+        lengths, inner_lengths = self.ptr[1:] - self.ptr[:-1], inner.ptr[1:] - inner.ptr[:-1]
+        counts = np.multiply.outer(lengths, inner_lengths).reshape(-1)
+        ptr = np.concatenate([[0], np.cumsum(counts)])
+        i, j = np.divmod(np.arange(counts.size), max(1, inner.count))
+        within = np.arange(ptr[-1]) - np.repeat(ptr[:-1], counts)
+        a, b = np.divmod(within, np.repeat(inner_lengths[j], counts))
+        a += np.repeat(self.ptr[i], counts)
+        b += np.repeat(inner.ptr[j], counts)
+        return Rows(ptr, self.cols[a] * cols + inner.cols[b], self.sets[a] * sets + inner.sets[b])
+
     @property
     def count(self) -> int:
         return self.ptr.size - 1
@@ -68,14 +80,31 @@ class Band:
     sets: Index
     """(T, width): the taps that each set sums, ascending, filled up with -1. Set k < K is tap k alone."""
 
+    @staticmethod
+    def of(rows: Rows) -> Band:
+        """Rows that do not repeat, each entry of a set of its own kind."""
+        none = rows[:0]
+        return Band(rows, none, 0, 0, none, np.arange(rows.sets.max(initial=-1) + 1)[:, None])
+
     @property
     def entries(self) -> int:
         return self.head.entries + self.repeats * self.body.entries + self.tail.entries
 
     def counts(self) -> Index:
         """Entries in each row."""
-        head, body, tail = (np.diff(part.ptr) for part in (self.head, self.body, self.tail))
-        return np.concatenate([head, np.tile(body, self.repeats), tail])
+        head, body, tail = (part.ptr[1:] - part.ptr[:-1] for part in (self.head, self.body, self.tail))
+        return np.concatenate([head, _tiled(body, self.repeats), tail])
+
+    def all_rows(self) -> Rows:
+        """The rows one by one, nothing repeated."""
+        moves = self.advance * np.arange(self.repeats, dtype=np.int64)
+        cols = (moves[:, None] + self.body.cols).reshape(-1)
+        ptr = np.concatenate([[0], np.cumsum(self.counts())])
+        return Rows(
+            ptr,
+            np.concatenate([self.head.cols, cols, self.tail.cols]),
+            np.concatenate([self.head.sets, _tiled(self.body.sets, self.repeats), self.tail.sets]),
+        )
 
     def classes(self) -> Iterator[RowClass]:
         """The rows, each in one class; together they are the whole band."""
@@ -124,6 +153,8 @@ def by_columns(axis: Axis, start: int, stop: int) -> Band:
 def sum_sets(weight: NDArray[Any], dim: int, sets: Index) -> NDArray[Any]:
     """Weights with axis `dim` (K taps) replaced by the sums over the given sets of taps, each in ascending order."""
     sums: NDArray[Any] = weight.take(sets[:, 0], axis=dim)
+    if sets.shape[1] == 1:
+        return sums
     along = np.moveaxis(sums, dim, 0)
     for taps in sets.T[1:]:
         more = np.flatnonzero(taps != ZERO)
@@ -150,6 +181,10 @@ def _unfolded_interior(axis: Axis, folded: Index, start: int, stop: int) -> tupl
     return int(edges[widest]) + 1, int(edges[widest + 1])
 
 
+def _tiled(values: Index, times: int) -> Index:
+    return (np.zeros((times, 1), dtype=np.int64) + values).reshape(-1)
+
+
 def _ranges(*bounds: tuple[int, int]) -> list[Index]:
     return [np.arange(a, b, dtype=np.int64) for a, b in bounds]
 
@@ -159,17 +194,17 @@ def _band(axis: Axis, triples: Triples, parts: tuple[Index, Index, Index], repea
     row, col, tap = triples
     order = np.lexsort((tap, col, row))
     row, col, tap = row[order], col[order], tap[order]
+    table = np.arange(axis.taps, dtype=np.int64)[:, None]
     new = np.ones(row.size, dtype=bool)
     new[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
-    starts = np.flatnonzero(new)
-    lengths = np.diff(starts, append=row.size)
-
-    sets = tap[starts]
-    width = int(lengths.max(initial=1))
-    table = np.full((axis.taps, width), ZERO, dtype=np.int64)
-    table[:, 0] = np.arange(axis.taps)
-    several = np.flatnonzero(lengths > 1)
-    if several.size:
+    sets = tap
+    if not new.all():
+        starts = np.flatnonzero(new)
+        lengths = np.diff(starts, append=row.size)
+        sets = tap[starts]
+        width = int(lengths.max(initial=1))
+        table = np.pad(table, ((0, 0), (0, width - 1)), constant_values=ZERO)
+        several = np.flatnonzero(lengths > 1)
         within = np.arange(width)
         members = np.where(
             within < lengths[several, None],
@@ -179,10 +214,11 @@ def _band(axis: Axis, triples: Triples, parts: tuple[Index, Index, Index], repea
         merged, which = np.unique(members, axis=0, return_inverse=True)
         sets[several] = axis.taps + which.reshape(-1)
         table = np.concatenate([table, merged])
+        row, col = row[starts], col[starts]
 
     head, body, tail = (part.size for part in parts)
-    ptr = np.searchsorted(row[starts], np.arange(head + body + tail + 1))
-    rows = Rows(ptr, col[starts], sets)
+    ptr = np.searchsorted(row, np.arange(head + body + tail + 1))
+    rows = Rows(ptr, col, sets)
     return Band(rows[:head], rows[head : head + body], repeats, advance, rows[head + body :], table)
 
 

@@ -143,7 +143,7 @@ class Fft:
 def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray[Any]:
     """The product of two (G, C_out / G, channels, frequencies), summed over one axis."""
     if kernel.shape[axis] == 1:
-        return np.squeeze(kernel * spectra, axis)
+        return np.asarray(np.squeeze(kernel * spectra, axis))
     product: NDArray[Any] = np.einsum(
         "gocf,gcf->gof" if axis == 2 else "gocf,gof->gcf", kernel, spectra[:, 0] if axis == 2 else spectra[:, :, 0]
     )

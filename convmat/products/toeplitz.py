@@ -1,14 +1,14 @@
-"""Rows by block-banded Toeplitz matrix products, columns by shifted sums.
+"""Rows by block-banded Toeplitz matrix products; columns lowered beforehand, or summed afterwards.
 
 A block of b output rows is a window of L = (b-1) s + d (K-1) + 1 input rows: a small Toeplitz matrix times the window,
-which lies contiguously in the image, so that nothing is lowered. The taps of the columns are stacked: one product gives,
-for every tap of the columns, the rows it contributes; their shifted sum is the output. With a stride along the columns
-the image is first split into its phases. The transpose is the same: blocks of s b rows of the extended input from a
-window of output rows, no scatter and no zeros between the samples.
+which lies contiguously, so that the rows are never lowered. The taps of the columns are either side by side in what
+goes into the product (im2col along the columns alone), or stacked in what comes out, whose shifted sum is the output.
+The transpose is the same: blocks of s b rows of the extended input from a window of output rows, with no scatter and no
+zeros between the samples.
 
-The work is cut into bands of rows, small enough for their work memory to stay in cache, which threads share.
-Axes before the last two are treated as channels, one output plane after the other. On a single axis the windows
-are lowered, once for a block of outputs.
+The work is cut into bands of rows, small enough for their work memory to stay in cache, which threads share. Axes
+before the last two are treated as channels, one output plane after the other. On a single axis the windows are lowered,
+once for a block of outputs.
 """
 
 from __future__ import annotations
