@@ -206,8 +206,18 @@ class Convolution(ImageOperator):
 
     @property
     def method(self) -> str:
-        """The method that computes the products."""
-        return self._products.method
+        """The method that computes A x."""
+        raise NotImplementedError
+
+    def explain(self) -> str:
+        """Say which methods compute the products and why: expected costs and work memory, as a table.
+
+        Returns
+        -------
+        str
+            "A x" and "A^T y" are those of the convolution, also in the table of a transposed convolution.
+        """
+        return self._products.explain()
 
     def _transpose(self) -> Convolution:
         partner = self._partner()
@@ -258,6 +268,11 @@ class Conv(Convolution):
 
     def _shapes(self, geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return geometry.input_shape, geometry.output_shape
+
+    @property
+    def method(self) -> str:
+        """The method that computes A x."""
+        return self._products.methods[0]
 
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._products.forward(_with_channels(x, self.geometry)).reshape(len(x), *self.output_shape)
@@ -369,6 +384,11 @@ class ConvTranspose(Convolution):
     def _shapes(self, geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return geometry.output_shape, geometry.input_shape
 
+    @property
+    def method(self) -> str:
+        """The method that computes A x."""
+        return self._products.methods[1]
+
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._products.transpose(_with_channels(x, self.geometry)).reshape(len(x), *self.output_shape)
 
@@ -473,8 +493,8 @@ class Conv2d(Conv):
     padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
     flip : bool
         Flip the kernel on every spatial axis: the true convolution, not the cross-correlation.
-    method : {"auto", "matrix", "gemm"}
-        How products are computed. All agree to rounding.
+    method : {"auto", "matrix", "gemm", "toeplitz", "fft", "separable"}
+        How products are computed; all agree to rounding. "auto" takes the least expected cost, see `explain`.
 
     Attributes
     ----------
@@ -497,6 +517,7 @@ class Conv2d(Conv):
     toarray()
     factors()
     weight_operator(image)
+    explain()
 
     Raises
     ------
@@ -511,7 +532,9 @@ class Conv2d(Conv):
     Notes
     -----
     Vectors are C-order ravels of images: entry ``(o M_1 + m_1) M_2 + m_2`` of the output is y[o, m_1, m_2]. The result
-    of a product has the result type of weight and vector.
+    of a product has the result type of weight and vector. Products run on as many threads as CONVMAT_NUM_THREADS says, by
+    default as many as there are cores for this process. The methods "toeplitz", "fft" and "separable" let a NaN or an
+    infinity in the image spread beyond the outputs that read it; "matrix" does not.
 
     References
     ----------
@@ -638,8 +661,8 @@ class ConvTranspose2d(ConvTranspose):
         Less than the larger of stride and dilation.
     output_size : int or tuple of int, optional
         Chooses it by its value, in place of `output_padding`.
-    method : {"auto", "matrix", "gemm"}
-        How products are computed. All agree to rounding.
+    method : {"auto", "matrix", "gemm", "toeplitz", "fft", "separable"}
+        How products are computed; all agree to rounding. "auto" takes the least expected cost, see `explain`.
 
     Attributes
     ----------

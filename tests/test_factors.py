@@ -155,6 +155,18 @@ def test_crop_drops_a_zero_border_and_folds_any_other_back():
     np.testing.assert_array_equal(Crop(6, ((2, 1),), padding_mode="symmetric") @ y, [3 + 2, 4 + 1, 5 + 6])
 
 
+@pytest.mark.parametrize(
+    "factor", [Pad(5, 0), Crop(5, 0), Downsample(5, 1), Upsample(5, 1), Downsample(5, 2)], ids=repr
+)
+def test_a_factor_that_changes_nothing_still_returns_a_new_array(factor):
+    for B in (factor, factor.T):
+        x = np.arange(1.0, B.shape[1] + 1)
+        for y in (B.apply(x), B @ x, B.rmatvec(np.ones(B.shape[0]))):
+            assert not np.shares_memory(x, y)
+            y[:] = 0
+        np.testing.assert_array_equal(x, np.arange(1.0, B.shape[1] + 1))
+
+
 def test_factors_of_an_immutable_operator_are_immutable():
     for factor in Conv1d([1.0, 2.0], 5).factors():
         with pytest.raises(AttributeError):

@@ -131,8 +131,10 @@ def test_nan_fails(where):
     def nan(matrix):
         return lambda x: np.full((matrix.shape[0], *x.shape[1:]), np.nan)
 
-    message(Broken(MATRIX, **{where: nan(MATRIX if "r" not in where else MATRIX.T)}))
-    message(Broken(MATRIX * np.nan))
+    text = message(Broken(MATRIX, **{where: nan(MATRIX.T if where.startswith("r") else MATRIX)}))
+    assert "nan" in text
+    assert ("dot test failed" in text) == (where.endswith("vec"))
+    assert "dot test failed" in message(Broken(MATRIX * np.nan))
 
 
 def test_an_operator_of_convmat_that_is_spoiled_fails():

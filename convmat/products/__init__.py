@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.products import plan
 from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
 from convmat.products.matrix import MatrixProduct
-from convmat.products.separable import Separable
+from convmat.products.separable import Separable, separable_rank
 from convmat.products.toeplitz import Toeplitz
 
 
@@ -68,43 +69,82 @@ class Products:
         self.weight = weight
         self.weight.flags.writeable = False
         self.asked = check_method(asked)
-        if not np.isfinite(weight).all():
-            self.method = "matrix"
-        else:
-            self.method = "gemm" if asked == "auto" else asked
-        self._plans: dict[np.dtype[Any], Product] = {}
+        self._finite = bool(np.isfinite(weight).all())
+        self._chosen: tuple[str, str] | None = None
+        self._plans: dict[tuple[str, np.dtype[Any]], Product] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Products, (self.geometry, self.weight, self.asked)
 
+    @property
+    def methods(self) -> tuple[str, str]:
+        """The methods of A x and of A^T y."""
+        if self._chosen is None:
+            if not self._finite:
+                self._chosen = ("matrix", "matrix")
+            elif self.asked != "auto":
+                self._chosen = (self.asked, self.asked)
+            else:
+                expected = self._estimates()
+                self._chosen = (
+                    min(expected, key=lambda e: e.forward).method,
+                    min(expected, key=lambda e: e.transpose).method,
+                )
+        return self._chosen
+
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        return self._real_and_imaginary(x, lambda plan, part: plan.forward(part))
+        return self._real_and_imaginary(x, self.methods[0], lambda plan, part: plan.forward(part))
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        return self._real_and_imaginary(y, lambda plan, part: plan.transpose(part))
+        return self._real_and_imaginary(y, self.methods[1], lambda plan, part: plan.transpose(part))
+
+    def explain(self) -> str:
+        """What was chosen and why: the expected cost and the work memory of each method."""
+        reason = f"method={self.asked!r} was asked for"
+        if not self._finite:
+            reason = "the weight is not finite, and only the matrix multiplies no padded zeros"
+        elif self.asked == "auto":
+            reason = "the least expected cost"
+        forward, transpose = self.methods
+        lines = [
+            f"A x by {forward}, A^T y by {transpose}: {reason}",
+            f"{'':<12} {'A x':>12} {'A^T y':>12} {'work memory':>13}    expected, on one core",
+        ]
+        for estimate in sorted(self._estimates(), key=lambda e: e.forward):
+            memory = plan.work_bytes(estimate.method, self.geometry, self.weight.itemsize)
+            lines.append(
+                f"{estimate.method:<12} {estimate.forward / 1e6:>9.3f} ms {estimate.transpose / 1e6:>9.3f} ms "
+                f"{memory / 2**20:>9.1f} MiB"
+            )
+        return "\n".join(lines)
+
+    def _estimates(self) -> list[plan.Estimate]:
+        single = self.weight.dtype in (np.float32, np.complex64)
+        rank = separable_rank(self.geometry, self.weight) if self._finite else None
+        return plan.estimates(self.geometry, single, rank)
 
     def _real_and_imaginary(
-        self, x: NDArray[Any], product: Callable[[Product, NDArray[Any]], NDArray[Any]]
+        self, x: NDArray[Any], method: str, product: Callable[[Product, NDArray[Any]], NDArray[Any]]
     ) -> NDArray[Any]:
         """A real kernel acts on the two real parts of a complex image; a complex kernel needs a complex image."""
         dtype = np.result_type(self.weight, x)
         if x.dtype.kind != "c" or self.weight.dtype.kind == "c":
-            return product(self._plan(dtype), np.ascontiguousarray(x, dtype=dtype))
+            return product(self._plan(method, dtype), np.ascontiguousarray(x, dtype=dtype))
         real = np.empty(0, dtype=dtype).real.dtype
-        parts = product(self._plan(real), np.concatenate([x.real, x.imag]).astype(real, copy=False))
+        parts = product(self._plan(method, real), np.concatenate([x.real, x.imag]).astype(real, copy=False))
         result = np.empty((len(x), *parts.shape[1:]), dtype=dtype)
         result.real, result.imag = parts[: len(x)], parts[len(x) :]
         return result
 
-    def _plan(self, dtype: np.dtype[Any]) -> Product:
-        plan = self._plans.get(dtype)
-        if plan is None:
+    def _plan(self, method: str, dtype: np.dtype[Any]) -> Product:
+        made = self._plans.get((method, dtype))
+        if made is None:
             with self._lock:
-                plan = self._plans.get(dtype)
-                if plan is None:
-                    plan = METHODS[self.method](self.geometry, self.weight.astype(dtype, copy=False))
-                    self._plans[dtype] = plan
-        return plan
+                made = self._plans.get((method, dtype))
+                if made is None:
+                    made = METHODS[method](self.geometry, self.weight.astype(dtype, copy=False))
+                    self._plans[method, dtype] = made
+        return made

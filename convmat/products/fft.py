@@ -36,17 +36,13 @@ class Fft:
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
         self._geometry, self._axes = geometry, geometry.axes
         self._complex = weight.dtype.kind == "c"
-        groups, dims = geometry.groups, geometry.ndim
+        groups = geometry.groups
         outs, ins = geometry.out_channels // groups, geometry.in_channels // groups
         self._shape = groups, outs, ins
         self._phases = list(itertools.product(*(range(axis.stride) for axis in self._axes)))
         # taps of a phase: positions 0 .. reach of its sub-lattice
         self._reach = tuple((axis.span - 1) // axis.stride for axis in self._axes)
-        self._tile = tuple(
-            _tile_side(-(-axis.padded // axis.stride), reach, dims, groups * outs * ins * len(self._phases))
-            for axis, reach in zip(self._axes, self._reach, strict=True)
-        )
-        self._step = tuple(tile - reach for tile, reach in zip(self._tile, self._reach, strict=True))
+        self._tile, self._step = tile_sides(geometry)
         kernels = self._phase_kernels(geometry.kernel(weight))
         # (G, C_out / G, C_in / G * phases, frequencies)
         self._correlate = self._transform(kernels.conj()).conj().reshape(groups, outs, ins * len(self._phases), -1)
@@ -148,6 +144,17 @@ def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray
         "gocf,gcf->gof" if axis == 2 else "gocf,gof->gcf", kernel, spectra[:, 0] if axis == 2 else spectra[:, :, 0]
     )
     return product
+
+
+def tile_sides(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The sides of a tile, and how many outputs per phase it gives along each axis."""
+    kernels = geometry.out_channels * geometry.in_channels // geometry.groups * math.prod(geometry.stride)
+    reach = [(axis.span - 1) // axis.stride for axis in geometry.axes]
+    tile = tuple(
+        _tile_side(-(-axis.padded // axis.stride), r, geometry.ndim, kernels)
+        for axis, r in zip(geometry.axes, reach, strict=True)
+    )
+    return tile, tuple(side - r for side, r in zip(tile, reach, strict=True))
 
 
 def _tile_side(lattice: int, reach: int, dims: int, kernels: int) -> int:

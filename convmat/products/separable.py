@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.matrix import axis_matrix
+from convmat.products.blas import matmul
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import Axis
 
 ROWS = 64
 """Rows of a block of an axis matrix."""
-
-COLUMNS = 64
-"""Columns that one matrix product takes: few enough for BLAS to stay on the thread that called it."""
 
 THREAD_WORK = 2**16
 """Samples of the image below which a second thread does not pay."""
@@ -44,6 +42,14 @@ def separate(kernel: NDArray[Any]) -> list[tuple[NDArray[Any], ...]]:
         for r in range(rank)
         for rest in separate(vh[r].reshape(kernel.shape[1:]).astype(kernel.dtype))
     ]
+
+
+def separable_rank(geometry: Geometry, weight: NDArray[Any]) -> int | None:
+    """How many separable terms the kernels have in all, or None if the channels mix or that is not cheap to know."""
+    kernels = geometry.kernel(weight)
+    if kernels.shape[1] > 1 or len(kernels) > 256:
+        return None
+    return sum(len(separate(kernel[0])) for kernel in kernels)
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ class _Term:
 
     def __init__(self, axes: tuple[Axis, ...], vectors: tuple[NDArray[Any], ...]) -> None:
         matrices = [axis_matrix(axis, vector) for axis, vector in zip(axes, vectors, strict=True)]
-        self.down = [_blocks(matrix, ROWS) for matrix in matrices]
+        self.down = [_blocks(matrix, max(8, ROWS // axis.stride)) for axis, matrix in zip(axes, matrices, strict=True)]
         self.up = [_blocks(matrix.T.tocsr(), ROWS) for matrix in matrices]
 
 
@@ -166,17 +172,13 @@ def _left(block: _Block, x: NDArray[Any], out: NDArray[Any], scratch: Scratch) -
     """Write a block of an axis matrix times an image: (rows, columns of x)."""
     if not block.pieces:
         out[...] = 0
-    whole = x.shape[1] // COLUMNS * COLUMNS
     for number, (first, last, dense) in enumerate(block.pieces):
-        for a, b, parts in ((0, whole, whole // COLUMNS), (whole, x.shape[1], 1)):
-            if a == b:
-                continue
-            tiles = x[first:last, a:b].reshape(last - first, parts, -1).swapaxes(0, 1)
-            target = out[:, a:b].reshape(len(dense), parts, -1).swapaxes(0, 1)
-            if number == 0:
-                np.matmul(dense, tiles, out=target)
-            else:
-                target += np.matmul(dense, tiles, out=scratch.array("more", target.shape, x.dtype))
+        if number == 0:
+            matmul(dense, x[first:last], out)
+        else:
+            more = scratch.array("more", out.shape, x.dtype)
+            matmul(dense, x[first:last], more)
+            out += more
 
 
 def _right(half: NDArray[Any], block: _Block, out: NDArray[Any], scratch: Scratch, *, add: bool) -> None:
@@ -185,6 +187,8 @@ def _right(half: NDArray[Any], block: _Block, out: NDArray[Any], scratch: Scratc
         out[...] = 0
     for number, (first, last, dense) in enumerate(block.pieces):
         if number == 0 and not add:
-            np.matmul(half[:, first:last], dense.T, out=out)
+            matmul(half[:, first:last], dense.T, out)
         else:
-            out += np.matmul(half[:, first:last], dense.T, out=scratch.array("more", out.shape, half.dtype))
+            more = scratch.array("more", out.shape, half.dtype)
+            matmul(half[:, first:last], dense.T, more)
+            out += more

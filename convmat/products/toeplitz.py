@@ -22,19 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.products.blas import SINGLE, matmul
 from convmat.products.padding import extend_rows, fold_columns, fold_rows, read_columns, read_tile
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import ZERO, Axis
 
-BAND_BYTES = 3 * 2**17
+BAND_BYTES = 2**21
 """Work memory of one band, about: it should stay in a core's second-level cache."""
 
 THREAD_WORK = 2**20
 """Multiplications below which a second thread does not pay."""
-
-
-BLAS_WORK = 2**19
-"""Multiplications of one matrix product from which BLAS would start threads of its own."""
 
 
 class Toeplitz:
@@ -121,7 +118,7 @@ class _Line:
                 up[:, :, self._reach - back + j, :, j, phase] = kernel[..., k]
         self._down = down.reshape(groups, ins * self._window, outs * b)
         self._up = up.reshape(groups, outs * (self._reach + b), ins * b * axis.stride)
-        self._step = b * max(1, BLAS_WORK // max(self._down[0].size, self._up[0].size))
+        self._step = b * max(1, SINGLE // max(self._down[0].size, self._up[0].size))
         self._busy = kernel.size * axis.output >= THREAD_WORK
         self._pool = Pool()
 
@@ -146,7 +143,7 @@ class _Line:
             lowered = scratch.array("lowered", windows.shape, x.dtype)
             lowered[...] = windows
             sums = scratch.array("sums", (groups, blocks, outs * b), x.dtype)
-            np.matmul(lowered.reshape(groups, blocks, -1), self._down, out=sums)
+            matmul(lowered.reshape(groups, blocks, -1), self._down, sums)
             rows = sums.reshape(groups, blocks, outs, b).transpose(0, 2, 1, 3).reshape(groups, outs, -1)
             out[:, :, start:stop] = rows[:, :, : stop - start]
 
@@ -170,12 +167,17 @@ class _Line:
             lowered = scratch.array("lowered", windows.shape, y.dtype)
             lowered[...] = windows
             sums = scratch.array("sums", (groups, blocks, self._up.shape[2]), y.dtype)
-            np.matmul(lowered.reshape(groups, blocks, -1), self._up, out=sums)
+            matmul(lowered.reshape(groups, blocks, -1), self._up, sums)
             rows = sums.reshape(groups, blocks, ins, -1).transpose(0, 2, 1, 3).reshape(groups * ins, -1)
             sent[:, axis.stride * start : axis.stride * stop] = rows[:, : axis.stride * (stop - start)]
 
         self._run(band, sent.shape[1] // axis.stride)
         x[...] = fold_columns(sent[:, : axis.padded], axis, 1)
+
+
+def lowers(rows: Axis, ins: int, outs: int) -> bool:
+    """Whether lowering the columns of what goes in costs less than summing what comes out, for one group."""
+    return ins * rows.stride <= 2 * outs
 
 
 class _Plane:
@@ -184,7 +186,7 @@ class _Plane:
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None, lower: bool | None) -> None:
         self._groups, self._outs, self._ins = kernel.shape[:3]
         self._rows, self._cols = rows, cols
-        lower = self._ins * rows.stride <= 2 * self._outs if lower is None else lower
+        lower = lowers(rows, self._ins, self._outs) if lower is None else lower
         self._down = (_LoweredDown if lower else _ShiftedDown)(kernel, rows, cols, block)
         self._up = _Up(kernel, rows, cols, block)
         self._work = kernel.size * rows.output * cols.output
@@ -257,7 +259,7 @@ class _ShiftedDown(_Down):
 
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None) -> None:
         groups, outs, ins, row_taps, col_taps = kernel.shape
-        b = min(rows.output, block or _block(rows, outs * -(-col_taps // cols.stride)))
+        b = min(rows.output, block or min(4, max(2, 12 // (outs * -(-col_taps // cols.stride)))))
         block_bytes = (
             groups * (-(-col_taps // cols.stride) * outs + ins * rows.stride) * b * cols.output * kernel.itemsize
         )
@@ -293,7 +295,7 @@ class _ShiftedDown(_Down):
                 (group, row * b * self._row_stride, row if ins == 1 else channel, item),
             )
             sums = scratch.array(f"sums {phase}", (groups, blocks, toeplitz.shape[1], columns), plane.dtype)
-            np.matmul(toeplitz[:, None], windows, out=sums)
+            matmul(toeplitz[:, None], windows, sums)
             sums = sums.reshape(groups, blocks, len(taps), outs, b, columns)
             for i, k in enumerate(taps):
                 shift = self._reads[k][0]
@@ -314,7 +316,7 @@ class _LoweredDown(_Down):
 
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None) -> None:
         groups, outs, ins, row_taps, col_taps = kernel.shape
-        b = min(rows.output, block or _block(rows, outs))
+        b = min(rows.output, block or 1)
         block_bytes = groups * (col_taps * ins * rows.stride + outs) * b * cols.output * kernel.itemsize
         super().__init__(rows, cols, b, block_bytes)
         matrix = np.zeros((groups, outs, b, self._window, ins, col_taps), dtype=kernel.dtype)
@@ -337,14 +339,14 @@ class _LoweredDown(_Down):
             (group, row * b * self._row_stride, column, item),
         )
         if b == 1:
-            np.matmul(self._toeplitz[:, None], windows, out=out.transpose(0, 2, 1, 3))
+            matmul(self._toeplitz[:, None], windows, out.transpose(0, 2, 1, 3))
             return
         if outs == 1 and not skip:
-            np.matmul(self._toeplitz[:, None], windows, out=out.reshape(groups, blocks, b, width))
+            matmul(self._toeplitz[:, None], windows, out.reshape(groups, blocks, b, width))
             return
         target = out.reshape(groups, outs, blocks, b - skip, width)
         sums = scratch.array("sums", (groups, blocks, outs * b, width), piece.dtype)
-        np.matmul(self._toeplitz[:, None], windows, out=sums)
+        matmul(self._toeplitz[:, None], windows, sums)
         target[...] = sums.reshape(groups, blocks, outs, b, width)[:, :, :, skip:].transpose(0, 2, 1, 3, 4)
 
 
@@ -367,7 +369,7 @@ class _Up:
         self._shifts = sorted({shift for shift, _ in sends})
         self._phases = sorted({phase for _, phase in sends})
         total = -(-rows.padded // rows.stride)
-        b = min(total, block or _block(rows, ins * len(self._phases) * rows.stride))
+        b = min(total, block or 1)
         reach = (rows.span - 1) // rows.stride
         self._block, self._reach = b, reach
         matrix = np.zeros(
@@ -412,7 +414,7 @@ class _Up:
         height = b * self._row_stride
         sums = scratch.array("sums", (groups, blocks, len(self._phases), ins, height, columns), y.dtype)
         flat = sums.reshape(groups, blocks, -1, columns)
-        np.matmul(self._toeplitz[:, None], windows, out=flat)
+        matmul(self._toeplitz[:, None], windows, flat)
         if blocks == 1 and s == 1:
             return sums.reshape(groups * ins, height, columns)
         sent = scratch.array("sent", (groups, ins, blocks, height, self._padded), y.dtype)
@@ -422,8 +424,3 @@ class _Up:
             part = sent[..., phase::s]
             part[...] = sums[:, :, p, :, :, : part.shape[-1]].transpose(0, 2, 1, 3, 4)
         return sent.reshape(groups * ins, blocks * height, self._padded)
-
-
-def _block(rows: Axis, stacked: int) -> int:
-    """How many rows to a block: enough for the matrix product to have some 12 rows, but no more zeros than needed."""
-    return max(1, -(-12 // stacked), min(8, rows.taps // (2 * rows.stride)))

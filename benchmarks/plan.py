@@ -1,0 +1,185 @@
+"""How good the planner is, and the coefficients it should have.
+
+``python benchmarks/plan.py --fit`` measures one set of random geometries on one core and prints the table `COST` of
+`convmat.products.plan`; without --fit, it measures another set and says how far from the best method "auto" is.
+Run it on an idle machine, pinned to one core, with CONVMAT_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from convmat.geometry import Geometry, conv_geometry
+from convmat.products import METHODS, separable_rank
+from convmat.products.plan import COUNTS, MATRIX_LIMIT, cost
+
+DIRECTIONS = ("forward", "transpose")
+
+
+def geometries(count: int, seed: int) -> list[tuple[Geometry, np.ndarray]]:
+    """Random layers of every kind that people use: filters, layers of networks, depthwise, signals, volumes."""
+    rng = np.random.default_rng(seed)
+    found = []
+    while len(found) < count:
+        kind = rng.choice(
+            ["filter", "separable", "layer", "depthwise", "signal", "volume"], p=[0.3, 0.1, 0.3, 0.1, 0.1, 0.1]
+        )
+        dims = {"signal": 1, "volume": 3}.get(kind, 2)
+        largest = {"layer": 128, "depthwise": 160, "signal": 2**18, "volume": 48}.get(kind, 1500)
+        size = np.exp(rng.uniform(math.log(8), math.log(largest), 1)).astype(int).repeat(dims)
+        taps = int(rng.choice([1, 2, 3, 3, 3, 5, 5, 7, 9, 11, 15, 21, 31, 45]))
+        if kind in ("layer", "depthwise", "volume"):
+            taps = min(taps, 7 if kind != "volume" else 5)
+        stride = int(rng.choice([1, 1, 1, 2, 2, 3, 4]))
+        dilation = int(rng.choice([1, 1, 1, 1, 2])) if taps <= 7 else 1
+        channels = (1, 1)
+        groups = 1
+        if kind == "layer":
+            channels = tuple(int(c) for c in rng.choice([1, 3, 4, 8, 16, 32, 64, 128], 2))
+        if kind == "depthwise":
+            groups = int(rng.choice([4, 16, 64, 128]))
+            channels = (groups, groups)
+        if kind in ("signal", "volume"):
+            channels = tuple(int(c) for c in rng.choice([1, 1, 2, 4], 2))
+        shape = (channels[1], channels[0] // groups, *[taps] * dims)
+        mode = str(rng.choice(["zeros", "zeros", "reflect", "circular", "replicate"]))
+        try:
+            geometry = conv_geometry(
+                shape,
+                tuple(int(n) for n in size),
+                stride=stride,
+                dilation=dilation,
+                padding=dilation * (taps - 1) // 2,
+                groups=groups,
+                padding_mode=mode,
+            )
+        except ValueError:
+            continue
+        if math.prod(geometry.output_size) * math.prod(shape) > 3e9:
+            continue
+        weight = rng.standard_normal(shape)
+        if kind == "separable":
+            line = np.exp(-0.5 * (np.arange(taps) - taps // 2) ** 2)
+            weight = np.multiply.outer(line, line).reshape(shape)
+        found.append((geometry, weight.astype(rng.choice([np.float32, np.float64]))))
+    return found
+
+
+def seconds(product, image: np.ndarray, limit: float = 0.25) -> float:
+    """The median time of one product, of as many as fit in the limit (at least two, the first apart)."""
+    product(image)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - begin < limit and len(times) < 40):
+        start = time.perf_counter()
+        product(image)
+        times.append(time.perf_counter() - start)
+        if times[-1] > limit:
+            break
+    return float(np.median(times))
+
+
+def measure(count: int, seed: int) -> list[dict]:
+    """Time every method, in both directions, on every geometry."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number, (geometry, weight) in enumerate(geometries(count, seed)):
+        x = rng.standard_normal((1, geometry.in_channels, *geometry.input_size)).astype(weight.dtype)
+        y = rng.standard_normal((1, geometry.out_channels, *geometry.output_size)).astype(weight.dtype)
+        rank = separable_rank(geometry, weight)
+        row = {"geometry": geometry, "single": weight.dtype == np.float32, "rank": rank, "seconds": {}}
+        for method, make in METHODS.items():
+            if (method == "matrix" and geometry.nnz > MATRIX_LIMIT) or (method == "separable" and rank is None):
+                continue
+            if method == "fft" and geometry.out_channels * geometry.in_channels // geometry.groups > 1024:
+                continue
+            plan = make(geometry, weight)
+            row["seconds"][method, "forward"] = seconds(plan.forward, x)
+            row["seconds"][method, "transpose"] = seconds(plan.transpose, y)
+        rows.append(row)
+        if sys.stdout.isatty():
+            print(f"\r{number + 1} of {count}", end="\n" if number + 1 == count else "", flush=True)
+    return rows
+
+
+def fit(rows: list[dict]) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Non-negative least squares of the relative errors, for each method, direction and precision."""
+    table = {}
+    for method in COUNTS:
+        for direction in DIRECTIONS:
+            for precision in ("single", "double"):
+                chosen = [
+                    r for r in rows if (method, direction) in r["seconds"] and r["single"] == (precision == "single")
+                ]
+                counts = [
+                    COUNTS[method](r["geometry"], direction == "transpose", 4 if r["single"] else 8, r["rank"] or 0)
+                    for r in chosen
+                ]
+                steps = sorted({step for c in counts for step in c})
+                times = np.array([1e9 * r["seconds"][method, direction] for r in chosen])
+                matrix = np.array([[c.get(step, 0.0) for step in steps] for c in counts]) / times[:, None]
+                solution, _ = nnls(matrix, np.ones(len(times)))
+                table[method, direction, precision] = {
+                    step: float(f"{value:.3g}") for step, value in zip(steps, solution, strict=True)
+                }
+                error = np.abs(np.log(np.maximum(matrix @ solution, 1e-9)))
+                print(
+                    f"# {method} {direction} {precision}: {len(chosen)} cases, typical factor {np.exp(np.median(error)):.2f}"
+                )
+    return table
+
+
+def report(rows: list[dict]) -> None:
+    """Print how far the choice of "auto" is from the best method."""
+    ratios = []
+    for row in rows:
+        for direction in DIRECTIONS:
+            measured = {m: t for (m, d), t in row["seconds"].items() if d == direction}
+            expected = {m: cost(m, direction, row["geometry"], row["single"], row["rank"] or 0) for m in measured}
+            choice, best = min(expected, key=expected.__getitem__), min(measured, key=measured.__getitem__)
+            ratio = measured[choice] / measured[best]
+            ratios.append(ratio)
+            if ratio > 1.3:
+                g = row["geometry"]
+                print(
+                    f"{ratio:5.2f} {direction:9} {choice} {1e3 * measured[choice]:.3f} ms instead of {best} "
+                    f"{1e3 * measured[best]:.3f} ms: {g.in_channels}->{g.out_channels} G{g.groups} N{g.input_size} "
+                    f"K{g.kernel_size} s{g.stride[0]} d{g.dilation[0]} {'f32' if row['single'] else 'f64'}"
+                )
+    ratios = np.sort(ratios)
+    print(
+        f"{len(ratios)} products: within 1.3 of the best method in {100 * np.mean(ratios <= 1.3):.1f} %, "
+        f"median {np.median(ratios):.2f}, 95th percentile {np.quantile(ratios, 0.95):.2f}, worst {ratios[-1]:.2f}"
+    )
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fit", action="store_true", help="measure the other set and print the coefficients")
+    parser.add_argument("--count", type=int, default=160)
+    parser.add_argument("--keep", type=Path, help="keep the measurements in this file, or use those that are there")
+    options = parser.parse_args()
+    if options.keep and options.keep.exists():
+        rows = pickle.loads(options.keep.read_bytes())
+    else:
+        rows = measure(options.count, seed=0 if options.fit else 1)
+        if options.keep:
+            options.keep.write_bytes(pickle.dumps(rows))
+    if options.fit:
+        for key, steps in fit(rows).items():
+            print(f"    {key}: {steps},".replace("'", '"'))
+    else:
+        report(rows)
+
+
+if __name__ == "__main__":
+    main()
