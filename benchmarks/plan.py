@@ -131,9 +131,8 @@ def fit(rows: list[dict]) -> dict[tuple[str, str, str], dict[str, float]]:
                     step: float(f"{value:.3g}") for step, value in zip(steps, solution, strict=True)
                 }
                 error = np.abs(np.log(np.maximum(matrix @ solution, 1e-9)))
-                print(
-                    f"# {method} {direction} {precision}: {len(chosen)} cases, typical factor {np.exp(np.median(error)):.2f}"
-                )
+                typical = np.exp(np.median(error))
+                print(f"# {method} {direction} {precision}: {len(chosen)} cases, typical factor {typical:.2f}")
     return table
 
 

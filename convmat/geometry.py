@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convmat.patterns import by_rows
+from convmat.patterns import by_rows, never_read
 from convmat.taps import EXTENSIONS, Axis
 
 IntOrTuple = int | Sequence[int]
@@ -128,14 +128,14 @@ class Geometry:
         groups = f", groups {self.groups}" if self.groups > 1 else ""
         padding = " x ".join(str(p) for p in self.padding)
         sharing = " x ".join(str(a) if a == b else f"{a}..{b}" for a, b in self.sharing)
-        unread = [np.flatnonzero(~axis.reads()) for axis in axes]
+        unread = [never_read(axis, 6) for axis in axes]
         lines = [
             ("convolution", f"{channels}kernel {_x(self.kernel_size)}{' (flipped)' if self.flip else ''}, stride "
                             f"{_x(self.stride)}, dilation {_x(self.dilation)}{groups}"),
             ("padding", f"{self.asked}, mode {self.padding_mode}: (lo, hi) = {padding}"),
             ("input", f"{_x(self.input_size)}"),
             ("output", f"{_x(self.output_size)}"),
-            ("never read", ", ".join(f"axis {a}: {_span(u)}" for a, u in enumerate(unread) if u.size) or "nothing"),
+            ("never read", ", ".join(f"axis {a}: {_span(*u)}" for a, u in enumerate(unread) if u[0]) or "nothing"),
             ("same output", f"from every input size {sharing}"),
             ("matrix", f"{self.shape[0]} x {self.shape[1]}, {self.nnz} stored entries"),
         ]  # fmt: skip
@@ -526,9 +526,10 @@ def _batch(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["...", *map(str, shape)]) + ")"
 
 
-def _span(samples: NDArray[np.int64]) -> str:
-    """Sample numbers, long lists shortened."""
-    if samples.size > 1 and samples[-1] - samples[0] == samples.size - 1:
-        return f"{samples[0]}..{samples[-1]}"
-    head = ", ".join(str(i) for i in samples[:6])
-    return head if samples.size <= 6 else f"{head}, ... ({samples.size} samples)"
+def _span(count: int, samples: list[int]) -> str:
+    """Sample numbers, given the first few and the last; long lists shortened."""
+    *first, last = samples
+    if count > 1 and last - first[0] == count - 1:
+        return f"{first[0]}..{last}"
+    shown = ", ".join(str(i) for i in first)
+    return shown if count <= len(first) else f"{shown}, ... ({count} samples)"

@@ -532,9 +532,9 @@ class Conv2d(Conv):
     Notes
     -----
     Vectors are C-order ravels of images: entry ``(o M_1 + m_1) M_2 + m_2`` of the output is y[o, m_1, m_2]. The result
-    of a product has the result type of weight and vector. Products run on as many threads as CONVMAT_NUM_THREADS says, by
-    default as many as there are cores for this process. The methods "toeplitz", "fft" and "separable" let a NaN or an
-    infinity in the image spread beyond the outputs that read it; "matrix" does not.
+    of a product has the result type of weight and vector. Products run on as many threads as CONVMAT_NUM_THREADS says,
+    by default as many as there are cores for this process. The methods "toeplitz", "fft" and "separable" let a NaN or
+    an infinity in the image spread beyond the outputs that read it; "matrix" does not.
 
     References
     ----------

@@ -150,6 +150,17 @@ def by_columns(axis: Axis, start: int, stop: int) -> Band:
     return _band(axis, (joined[0], joined[1], joined[2]), (head, body, tail), repeats, 1)
 
 
+def never_read(axis: Axis, most: int) -> tuple[int, list[int]]:
+    """How many input samples no output reads, the first `most` of them, and then the last."""
+    band = by_columns(axis, 0, axis.size)
+    head, body, tail = (np.flatnonzero(part.ptr[1:] == part.ptr[:-1]) for part in (band.head, band.body, band.tail))
+    periods = sorted({*range(min(most, band.repeats)), *range(max(0, band.repeats - 1), band.repeats)})
+    shown = [band.head.count + band.body.count * t + body for t in periods]
+    samples = np.concatenate([head, *shown, axis.size - band.tail.count + tail])
+    count = head.size + body.size * band.repeats + tail.size
+    return count, [*samples[:most].tolist(), *samples[-1:].tolist()]
+
+
 def sum_sets(weight: NDArray[Any], dim: int, sets: Index) -> NDArray[Any]:
     """Weights with axis `dim` (K taps) replaced by the sums over the given sets of taps, each in ascending order."""
     sums: NDArray[Any] = weight.take(sets[:, 0], axis=dim)

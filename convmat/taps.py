@@ -117,25 +117,3 @@ class Axis:
         first = min(max(0, -((offset - self.lo) // self.stride)), count)
         last = (self.size - 1 + self.lo - offset) // self.stride + 1
         return first, max(first, min(last, count)), self.stride * first + offset - self.lo
-
-    def pad_only(self) -> Axis:
-        """The axis that pads and does nothing else."""
-        return Axis(self.size, 1, lo=self.lo, hi=self.hi, mode=self.mode)
-
-    def correlate_only(self) -> Axis:
-        """The axis that correlates the extended input with stride 1 and no padding."""
-        return Axis(self.padded, self.taps, dilation=self.dilation)
-
-    def downsample_only(self) -> Axis:
-        """The axis that keeps every s-th sample of that correlation."""
-        return Axis(self.padded - self.span + 1, 1, stride=self.stride)
-
-    def reads(self) -> NDArray[np.bool_]:
-        """For each input sample, whether any output reads it. (N,)"""
-        read = np.zeros(self.size, dtype=bool)
-        outputs = np.arange(self.output, dtype=np.int64)
-        for k in range(self.taps):
-            column = Axis(self.size, 1, self.stride, 1, self.lo - self.dilation * k, 0, self.mode)
-            samples = column.table(outputs)[:, 0]
-            read[samples[samples != ZERO]] = True
-        return read

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convmat.patterns import by_columns, by_rows, sum_sets
+from convmat.patterns import by_columns, by_rows, never_read, sum_sets
 from convmat.taps import ZERO, Axis
 from tests.test_taps import legal_axes, walked
 
@@ -107,3 +107,15 @@ def test_sets_are_ascending_and_the_first_are_the_single_taps(axis):
         assert taps[: axis.taps] == [[k] for k in range(axis.taps)]
         assert all(row == sorted(set(row)) for row in taps)
         assert max(Counter(map(tuple, taps)).values()) == 1
+
+
+@given(legal_axes(), st.integers(1, 8))
+def test_never_read_names_the_samples_that_no_output_reads(axis, most):
+    read = {walked(axis, m, k) for m in range(axis.output) for k in range(axis.taps)}
+    expected = [n for n in range(axis.size) if n not in read]
+    assert never_read(axis, most) == (len(expected), expected[:most] + expected[-1:])
+
+
+def test_never_read_of_a_huge_axis_takes_no_memory_for_it():
+    axis = Axis(10**12, 2, stride=5)
+    assert never_read(axis, 3) == (3 * 10**12 // 5, [2, 3, 4, 10**12 - 1])

@@ -83,16 +83,14 @@ def test_copied_is_the_part_of_the_extended_input_that_is_the_input(axis, data):
     assert list(range(first, last)) == [i for i in range(start, stop) if 0 <= i - axis.lo < axis.size]
 
 
-@given(legal_axes())
-def test_reads_marks_the_samples_in_the_table(axis):
-    expected = [any(walked(axis, m, k) == n for m in range(axis.output) for k in range(axis.taps))
-                for n in range(axis.size)]  # fmt: skip
-    np.testing.assert_array_equal(axis.reads(), expected)
-
-
-@given(legal_axes())
-def test_pad_correlate_and_downsample_tables_compose_to_the_table(axis):
-    pad, correlate, downsample = axis.pad_only(), axis.correlate_only(), axis.downsample_only()
-    assert (pad.output, correlate.output, downsample.output) == (axis.padded, downsample.size, axis.output)
-    composed = pad.table()[:, 0][correlate.table()[downsample.table()[:, 0]]]
-    np.testing.assert_array_equal(composed, axis.table())
+@given(legal_axes(), st.data())
+def test_strided_reads_the_extension_at_every_s_th_position(axis, data):
+    offset = data.draw(st.integers(0, axis.padded - 1))
+    count = (axis.padded - 1 - offset) // axis.stride + 1
+    expected = axis.extension(0, axis.padded)[offset :: axis.stride]
+    np.testing.assert_array_equal(axis.strided(offset, 0, count), expected)
+    first, last, sample = axis.strided_copied(offset, count)
+    inside = [j for j in range(count) if 0 <= axis.stride * j + offset - axis.lo < axis.size]
+    assert list(range(first, last)) == inside
+    if inside:
+        assert sample == axis.stride * first + offset - axis.lo

@@ -1,8 +1,8 @@
 """Matrix products that stay on the thread that asks for them.
 
-OpenBLAS starts threads of its own from about half a million multiplications on. Inside the threads of this package that
-is not a gain but a fight for the cores, in which a product of a millisecond can take a second. So larger products are cut
-into stacks of smaller ones.
+OpenBLAS starts threads of its own from about half a million multiplications on. Inside the threads of this package
+that is not a gain but a fight for the cores, in which a product of a millisecond can take a second. So larger products
+are cut into stacks of smaller ones.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from convmat.taps import ZERO, Axis, Index
 
-
 _FEW_LINES = 128
 """Lines of a border that are folded one by one."""
 

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy import fft
-
 from convmat.geometry import Geometry
 from convmat.products.fft import tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES

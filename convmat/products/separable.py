@@ -36,7 +36,7 @@ def separate(kernel: NDArray[Any]) -> list[tuple[NDArray[Any], ...]]:
         return [(kernel,)]
     unfolded = kernel.reshape(len(kernel), -1).astype(np.result_type(kernel, np.float64))
     u, sigma, vh = np.linalg.svd(unfolded, full_matrices=False)
-    rank = int(np.count_nonzero(sigma > np.finfo(kernel.dtype).eps * sigma[0]))
+    rank = int(np.count_nonzero(sigma > 4 * np.finfo(kernel.dtype).eps * sigma[0]))
     return [
         ((u[:, r] * sigma[r]).astype(kernel.dtype), *rest)
         for r in range(rank)

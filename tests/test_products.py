@@ -1,0 +1,228 @@
+"""The engine room: the methods, the planner, the threads, and the matrix products that stay on one."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from convmat import Conv1d, Conv2d, Conv3d
+from convmat.geometry import conv_geometry
+from convmat.products import METHODS, Products, plan, separable_rank
+from convmat.products import fft as fft_module
+from convmat.products import toeplitz as toeplitz_module
+from convmat.products.blas import SINGLE, matmul
+from convmat.products.separable import separate
+from convmat.products.threads import VARIABLE, Pool, workers
+
+LAYERS = {
+    "many bands": (Conv2d, (1, 1, 5, 5), (300, 257), {"stride": 2, "padding": 2}),
+    "many bands, folded": (Conv2d, (1, 1, 9, 9), (260, 190), {"padding": 4, "padding_mode": "reflect"}),
+    "many bands, circular": (Conv2d, (2, 1, 7, 7), (200, 180), {"padding": 3, "groups": 2, "padding_mode": "circular"}),
+    "cropped": (Conv2d, (3, 2, 3, 3), (90, 110), {"padding": ((-2, 3), (4, -5)), "padding_mode": "replicate"}),
+    "many channels": (Conv2d, (24, 20, 3, 3), (40, 37), {"padding": 1, "stride": 2}),
+    "many large kernels": (Conv2d, (9, 8, 15, 15), (64, 61), {"padding": "same", "padding_mode": "symmetric"}),
+    "long stride": (Conv2d, (1, 1, 31, 31), (220, 250), {"stride": 4}),
+    "dilated": (Conv2d, (2, 2, 5, 4), (80, 90), {"stride": (2, 3), "dilation": (3, 2), "padding": 6}),
+    "volume": (Conv3d, (3, 2, 3, 3, 3), (14, 20, 18), {"stride": (2, 1, 2), "padding": 1, "padding_mode": "circular"}),
+    "signal": (Conv1d, (2, 3, 21), (5000,), {"stride": 3, "padding": 10, "padding_mode": "reflect"}),
+    "long signal": (Conv1d, (1, 1, 9), (70001,), {"padding": "full"}),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "matrix"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_method_agrees_with_the_matrix_on_images_of_many_pieces(layer, method, dtype):
+    kind, shape, size, options = LAYERS[layer]
+    if method == "separable" and layer in ("many channels", "many large kernels"):
+        pytest.skip("hundreds of separable terms: right, but slow, and covered by the small layers")
+    rng = np.random.default_rng(7)
+    weight, bound = _random(rng, shape, dtype), 1e-13 if np.finfo(dtype).eps < 1e-10 else 1e-5
+    A, matrix = kind(weight, size, method=method, **options), kind(weight, size, **options).tosparse()
+    x, y = _random(rng, A.input_shape, dtype), _random(rng, A.output_shape, dtype)
+    for got, expected in ((A @ x.ravel(), matrix @ x.ravel()), (A.T @ y.ravel(), matrix.T @ y.ravel())):
+        assert got.dtype == dtype
+        assert np.abs(got - expected).max() <= bound * np.abs(expected).max()
+
+
+def _random(rng, shape, dtype):
+    values = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        values = values + 1j * rng.standard_normal(shape)
+    return values.astype(dtype)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("lower", [True, False])
+def test_toeplitz_blocks_of_any_size_give_the_same(block, lower):
+    rng = np.random.default_rng(0)
+    A = Conv2d(rng.standard_normal((2, 2, 4, 5)), (23, 31), stride=(2, 1), padding=2, padding_mode="symmetric")
+    product = toeplitz_module.Toeplitz(A.geometry, A.weight, block, lower)
+    x, y = rng.standard_normal((2, *A.input_shape)), rng.standard_normal((2, *A.output_shape))
+    matrix = A.tosparse()
+    np.testing.assert_allclose(product.forward(x).reshape(2, -1).T, matrix @ x.reshape(2, -1).T, atol=1e-12)
+    np.testing.assert_allclose(product.transpose(y).reshape(2, -1).T, matrix.T @ y.reshape(2, -1).T, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [8, 11, 20])
+def test_fft_tiles_of_any_size_give_the_same(monkeypatch, side):
+    monkeypatch.setattr(fft_module, "TILE_SAMPLES", side)
+    rng = np.random.default_rng(0)
+    A = Conv2d(
+        rng.standard_normal((3, 2, 4, 5)), (43, 51), stride=(2, 1), padding=2, padding_mode="reflect", method="fft"
+    )
+    x, y = rng.standard_normal(A.shape[1]), rng.standard_normal(A.shape[0])
+    matrix = A.tosparse()
+    np.testing.assert_allclose(A @ x, matrix @ x, atol=1e-12)
+    np.testing.assert_allclose(A.T @ y, matrix.T @ y, atol=1e-12)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_separate_finds_terms_that_sum_to_the_kernel(rank, rows, cols, complex_):
+    rng = np.random.default_rng(rank)
+    terms = [rng.standard_normal((2, 4 + rows + cols)) + 1j * complex_ * rng.standard_normal((2, 4 + rows + cols))
+             for _ in range(rank)]  # fmt: skip
+    kernel = sum(np.outer(a[: 3 + rows], b[: 3 + cols]) for a, b in terms)
+    kernel = kernel if complex_ else kernel.real
+    found = separate(kernel)
+    assert len(found) == min(rank, *kernel.shape)
+    np.testing.assert_allclose(sum(np.outer(a, b) for a, b in found), kernel, atol=1e-14 * np.abs(kernel).max() * 10)
+
+
+def test_a_zero_kernel_has_no_separable_terms_and_the_zero_product():
+    A = Conv2d(np.zeros((3, 3)), (8, 8), method="separable")
+    assert separable_rank(A.geometry, A.weight) == 0
+    np.testing.assert_array_equal(A @ np.ones(64), np.zeros(36))
+    np.testing.assert_array_equal(A.T @ np.ones(36), np.zeros(64))
+
+
+def test_auto_sees_that_a_gaussian_is_separable_and_a_random_kernel_is_not():
+    line = np.exp(-0.5 * np.arange(-7, 8) ** 2 / 9)
+    random = np.random.default_rng(0).standard_normal((31, 31))
+    assert Conv2d(np.outer(line, line), (512, 512), padding=7).method == "separable"
+    assert Conv2d(random, (512, 512), padding=15).method == "fft"
+    assert Conv2d(np.ones((3, 3)), (5, 5)).method == "matrix"
+    assert Conv2d(random, (512, 512), padding=15, method="gemm").method == "gemm"
+
+
+def test_auto_may_take_one_method_forward_and_another_for_the_transpose(monkeypatch):
+    def expected(geometry, single, rank):
+        return [plan.Estimate("gemm", 1.0, 3.0), plan.Estimate("toeplitz", 2.0, 2.0)]
+
+    monkeypatch.setattr(plan, "estimates", expected)
+    A = Conv2d(np.ones((3, 3)), (6, 6))
+    assert (A.method, A.T.method) == ("gemm", "toeplitz")
+
+
+def test_explain_names_every_method_with_its_cost_and_memory():
+    A = Conv2d(np.ones((5, 5)), (64, 64))
+    text = A.explain()
+    for method in METHODS:
+        assert method in text
+    assert "the least expected cost" in text
+    assert "MiB" in text
+    assert "was asked for" in Conv2d(np.ones((5, 5)), (64, 64), method="fft").explain()
+    assert "not finite" in Conv2d(np.full((2, 2), np.nan), (8, 8)).explain()
+    assert A.T.explain() == text
+
+
+@pytest.mark.parametrize("precision", ["single", "double"])
+@pytest.mark.parametrize("direction", ["forward", "transpose"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_planner_has_a_cost_for_every_method(method, direction, precision):
+    geometry = conv_geometry((4, 2, 5, 5), (40, 40), stride=2, groups=2)
+    assert plan.cost(method, direction, geometry, precision == "single", 1) > 0
+    assert plan.work_bytes(method, geometry, 8) > 0
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 400), st.integers(1, 3), st.integers(0, 2**31))
+def test_matmul_in_pieces_is_matmul(rows, inner, cols, stack, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(-9, 9, (rows, inner)).astype(float), rng.integers(-9, 9, (stack, inner, cols)).astype(float)
+    out = np.full((stack, rows, cols), np.nan)
+    matmul(a, b, out)
+    np.testing.assert_array_equal(out, a @ b)
+
+
+@pytest.mark.parametrize(("rows", "inner", "cols"), [(600, 900, 40), (1, 700_000, 3), (2000, 400, 1), (3, 5, 40_000)])
+def test_no_piece_is_large_enough_for_the_threads_of_blas(monkeypatch, rows, inner, cols):
+    sizes = []
+    original = np.matmul
+
+    def watched(a, b, out):
+        sizes.append(a.shape[-2] * a.shape[-1] * b.shape[-1])
+        return original(a, b, out=out)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    a, b, out = np.ones((rows, inner)), np.ones((inner, cols)), np.empty((rows, cols))
+    matmul(a, b, out)
+    np.testing.assert_array_equal(out, np.full((rows, cols), float(inner)))
+    assert max(sizes) <= max(SINGLE, inner)
+
+
+def test_a_pool_does_every_piece_once_and_raises_what_a_piece_raised():
+    done, lock = [], threading.Lock()
+
+    def task(scratch, piece):
+        scratch.array("work", (piece + 1,), np.dtype(float))[:] = piece
+        with lock:
+            done.append(piece)
+
+    Pool().run(task, [(i,) for i in range(100)], 4)
+    assert sorted(done) == list(range(100))
+
+    def failing(scratch, piece):
+        raise ArithmeticError(f"piece {piece}")
+
+    with pytest.raises(ArithmeticError, match="piece"):
+        Pool().run(failing, [(1,), (2,)], 2)
+
+
+def test_the_number_of_threads_follows_the_variable_and_the_affinity(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "3")
+    assert workers() == 3
+    for wrong in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv(VARIABLE, wrong)
+        with pytest.raises(ValueError, match=VARIABLE):
+            workers()
+    monkeypatch.delenv(VARIABLE)
+    if hasattr(os, "sched_getaffinity"):
+        assert workers() == len(os.sched_getaffinity(0))
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
+    rng = np.random.default_rng(0)
+    for method in ("toeplitz", "fft", "separable"):
+        A = Conv2d(rng.standard_normal((1, 1, 7, 7)), (400, 380), padding=3, padding_mode="reflect", method=method)
+        x, y = rng.standard_normal(A.shape[1]), rng.standard_normal(A.shape[0])
+        results = []
+        for threads in ("1", "2", "5"):
+            monkeypatch.setenv(VARIABLE, threads)
+            results.append((A @ x, A.T @ y))
+        for forward, transpose in results[1:]:
+            np.testing.assert_array_equal(forward, results[0][0])
+            np.testing.assert_array_equal(transpose, results[0][1])
+
+
+def test_plans_are_made_when_they_are_needed_and_once_per_dtype():
+    products = Products(conv_geometry((3, 3), (40, 40)), np.ones((3, 3)), "toeplitz")
+    assert not products._plans
+    x = np.ones((1, 1, 40, 40))
+    products.forward(x)
+    first = dict(products._plans)
+    products.forward(x)
+    products.transpose(np.ones((1, 1, 38, 38)))
+    products.forward(x + 0j)  # a real kernel acts on the two real parts
+    assert products._plans == first
+
+
+def test_importing_convmat_starts_no_thread():
+    code = "import threading, convmat; print(threading.active_count())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "1"
