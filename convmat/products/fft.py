@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from convmat.geometry import Geometry
 from convmat.products.padding import fold, read_tile
@@ -123,11 +122,15 @@ class Fft:
         return np.stack([spread[phase] for phase in phases], axis=3)
 
     def _transform(self, tiles: NDArray[Any]) -> NDArray[Any]:
+        from scipy import fft  # only here: it takes a tenth of a second to import
+
         axes = tuple(range(-len(self._axes), 0))
         spectra: NDArray[Any] = fft.fftn(tiles, axes=axes) if self._complex else fft.rfftn(tiles, axes=axes)
         return spectra
 
     def _back(self, spectra: NDArray[Any]) -> NDArray[Any]:
+        from scipy import fft
+
         axes = tuple(range(-len(self._axes), 0))
         if self._complex:
             tiles = fft.ifftn(spectra, axes=axes, overwrite_x=True)
@@ -162,6 +165,8 @@ def _tile_side(lattice: int, reach: int, dims: int, kernels: int) -> int:
 
     Many pairs of channels have smaller tiles, so that their transformed kernels take a bounded amount of memory.
     """
+    from scipy import fft
+
     whole = int(fft.next_fast_len(lattice + reach, real=True))
     samples = min(TILE_SAMPLES**2, KERNEL_SAMPLES / kernels)
     longest = max(round(samples ** (1 / dims)), 2 * reach + 8)
