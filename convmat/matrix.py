@@ -446,7 +446,7 @@ class _Line:
         self._parts = [(band.head, 1), (band.body, band.repeats), (band.tail, 1)]
         if band.entries <= _LINE_BLOCK:
             self._parts = [(band.all_rows(), 1)]
-        self._positions: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._orders: dict[tuple[int, int], NDArray[np.int64]] = {}
 
     def write(
         self, weights: NDArray[Any], offsets: NDArray[np.int64], data: NDArray[Any], indices: NDArray[Any]
@@ -457,13 +457,14 @@ class _Line:
             length = part.entries * offsets.size
             if not length or not repeats:
                 continue
-            where = self._positions.get((number, offsets.size))
-            if where is None:
-                where = self._positions[number, offsets.size] = _positions(part, offsets.size)
+            order = self._orders.get((number, offsets.size))
+            if order is None:
+                order = self._orders[number, offsets.size] = _order(part, offsets.size)
             end = at + length * repeats
             line_data, line = data[:, at:end], indices[at:end]
-            line_data[:, where] = weights[:, :, part.sets].reshape(len(weights), -1)
-            line[where] = (offsets[:, None] + part.cols).reshape(-1)
+            sets = np.arange(offsets.size)[:, None] * weights.shape[2] + part.sets
+            line_data[:, :length] = weights.reshape(len(weights), -1).take(sets.reshape(-1)[order], axis=1)
+            line[:length] = (offsets[:, None] + part.cols).reshape(-1)[order]
             if repeats > 1:
                 block = length * max(1, min(repeats, _LINE_BLOCK // length))
                 _repeat(line_data, length, block, length * repeats)
@@ -471,12 +472,15 @@ class _Line:
             at = end
 
 
-def _positions(rows: Rows, times: int) -> NDArray[np.int64]:
-    """Where the entries (offset, entry) of some rows lie in a line: row by row, then offset, then entry. Flat."""
+def _order(rows: Rows, times: int) -> NDArray[np.int64]:
+    """The order in which the entries (offset, entry) of some rows, flat, lie in a line: by row, offset, and entry."""
     starts = rows.ptr[:-1]
     counts = rows.ptr[1:] - starts
     first = np.arange(rows.entries) + np.repeat((times - 1) * starts, counts)
-    return (first + np.arange(times)[:, None] * np.repeat(counts, counts)).reshape(-1)
+    where = (first + np.arange(times)[:, None] * np.repeat(counts, counts)).reshape(-1)
+    order = np.empty(where.size, dtype=np.int64)
+    order[where] = np.arange(where.size)
+    return order
 
 
 def _repeat(line: NDArray[Any], unit: int, block: int, length: int) -> None:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from convmat.weights import TransposeWeightOperator, WeightOperator
 
 
+_TRANSPOSED_ROWS = 2048
+"""Rows of a block of vectors that are transposed at a time."""
+
+
 class ImageOperator(LinearOperator):
     """A linear map between images of a fixed shape; its vectors are their C-order ravels.
 
@@ -155,8 +159,7 @@ class ImageOperator(LinearOperator):
     ) -> NDArray[Any]:
         """A product of images on the columns of a matrix. (rows, columns)"""
         columns = np.asarray(columns)
-        dtype = result_dtype(self.dtype, columns)
-        stack = np.ascontiguousarray(columns.T, dtype=dtype).reshape(columns.shape[1], *shape)
+        stack = _as_rows(columns, result_dtype(self.dtype, columns)).reshape(columns.shape[1], *shape)
         results = product(stack)
         return results.reshape(columns.shape[1], math.prod(results.shape[1:])).T
 
@@ -741,6 +744,17 @@ class ConvTranspose3d(ConvTranspose):
 
 Conv._partners.update({1: ConvTranspose1d, 2: ConvTranspose2d, 3: ConvTranspose3d})
 ConvTranspose._partners.update({1: Conv1d, 2: Conv2d, 3: Conv3d})
+
+
+def _as_rows(columns: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The columns of a matrix as the rows of a contiguous one. (columns, rows)"""
+    if columns.shape[1] <= 1 or columns.flags.f_contiguous:
+        return np.ascontiguousarray(columns.T, dtype=dtype)
+    stack = np.empty(columns.shape[::-1], dtype=dtype)
+    for start in range(0, len(columns), _TRANSPOSED_ROWS):  # piece by piece, in cache, it takes a fraction of the time
+        piece = slice(start, start + _TRANSPOSED_ROWS)
+        stack[:, piece] = columns[piece].T
+    return stack
 
 
 def _restore(kind: type[Convolution], products: Products) -> Convolution:

@@ -27,7 +27,7 @@ from convmat.products.padding import extend_rows, fold_columns, fold_rows, read_
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import ZERO, Axis
 
-BAND_BYTES = 2**21
+BAND_BYTES = 2**20
 """Work memory of one band, about: it should stay in a core's second-level cache."""
 
 THREAD_WORK = 2**20
