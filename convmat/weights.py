@@ -18,6 +18,7 @@ from convmat.matrix import check_format, check_memory, index_dtype
 from convmat.operators import ImageOperator
 from convmat.products import Products
 from convmat.products.lowering import Lowering
+from convmat.products.threads import Scratch
 from convmat.taps import ZERO
 
 
@@ -165,13 +166,13 @@ class TransposeWeightOperator(_WeightMap):
 
 def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """The derivative of <A(W) x, y> (without conjugation) by W, for each pair of a batch: (batch, *weight_shape)."""
-    lowering = Lowering(geometry, x.itemsize)
+    lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
     outs, groups = geometry.out_channels, geometry.groups
     columns = geometry.in_channels // groups * math.prod(geometry.kernel_size)
     gradients = np.zeros((len(x), groups, outs // groups, columns), dtype=y.dtype)
     for image, cotangent, gradient in zip(x, y, gradients, strict=True):
         for start, stop in lowering.bands:
-            lowered = lowering.lower(image, start, stop)
+            lowered = lowering.lower(scratch, image, start, stop)
             gradient += cotangent[:, start:stop].reshape(groups, outs // groups, -1) @ lowered.swapaxes(1, 2)
     kernels = gradients.reshape(-1, *geometry.kernel_size)
     if geometry.flip:

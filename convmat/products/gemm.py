@@ -1,13 +1,14 @@
 """Lowering to matrix products (im2col), in bands of output rows so that the work memory is bounded.
 
 Forward: the windows of a band of outputs, side by side, are a matrix (C_in K / G, outputs); the kernel times that
-matrix is the band. Transposed: the transposed kernel times a band of y is what each tap sends back; it is added where
-the tap read (col2im).
+matrix is the band. Transposed: with stride 1, the same with the flipped kernel on y in a border of zeros; otherwise the
+transposed kernel times a band of y is what each tap sends back, and it is added where the tap read (col2im).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,35 +16,86 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.products.lowering import Lowering
+from convmat.products.padding import fold
+from convmat.products.threads import Pool, Scratch
 
 
 class Gemm:
-    """A x and A^T y by lowering, for every geometry."""
+    """A x and A^T y by lowering, for every geometry. Threads are left to BLAS."""
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
         self._geometry = geometry
-        self._lowering = Lowering(geometry, weight.itemsize)
         kernel = geometry.kernel(weight)
-        # (G, C_out / G, C_in / G * K)
-        self._kernel = np.ascontiguousarray(kernel.reshape(geometry.groups, -1, math.prod(kernel.shape[1:])))
+        self._down = _Lowered(geometry, kernel)
+        self._reversed = _Lowered(*_reverse(geometry, kernel)) if set(geometry.stride) == {1} else None
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        outputs = self._geometry.output_size
-        y = np.empty((len(x), *self._kernel.shape[:2], *outputs), dtype=x.dtype)
-        for image, result in zip(x, y, strict=True):
-            for start, stop in self._lowering.bands:
-                lowered = self._lowering.lower(image, start, stop)
-                result[:, :, start:stop] = (self._kernel @ lowered).reshape(*y.shape[1:3], stop - start, *outputs[1:])
-        return y.reshape(len(x), self._geometry.out_channels, *outputs)
+        return self._down.correlate(x)
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        geometry, kernel = self._geometry, self._kernel.swapaxes(1, 2)
+        geometry = self._geometry
         x = np.zeros((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
-        y = y.reshape(len(y), *self._kernel.shape[:2], *geometry.output_size)
-        for image, result in zip(y, x, strict=True):
-            for start, stop in self._lowering.bands:
-                sent = kernel @ image[:, :, start:stop].reshape(*image.shape[:2], -1)
-                self._lowering.raise_into(result, sent, start, stop)
+        if self._reversed is None:
+            self._down.send_back(y, x)
+            return x
+        for sent, image in zip(self._reversed.correlate(y), x, strict=True):
+            fold(sent, geometry.axes, 0, image)
         return x
+
+
+def _reverse(geometry: Geometry, kernel: NDArray[Any]) -> tuple[Geometry, NDArray[Any]]:
+    """A^T y on the extended image, for stride 1: y in a border of zeros, correlated with the flipped kernel."""
+    groups, (outs, ins, *taps) = geometry.groups, kernel.shape
+    flipped = np.flip(kernel, axis=tuple(range(2, kernel.ndim)))
+    swapped = flipped.reshape(groups, outs // groups, ins, *taps).swapaxes(1, 2)
+    border = tuple((axis.span - 1, axis.span - 1) for axis in geometry.axes)
+    return replace(
+        geometry,
+        input_size=geometry.output_size,
+        output_size=tuple(axis.padded for axis in geometry.axes),
+        padding=border,
+        padding_mode="zeros",
+        in_channels=geometry.out_channels,
+        out_channels=geometry.in_channels,
+    ), swapped.reshape(groups * ins, outs // groups, *taps)
+
+
+class _Lowered:
+    """A geometry, its lowering, and the kernel as a matrix."""
+
+    def __init__(self, geometry: Geometry, kernel: NDArray[Any]) -> None:
+        self._outs, self._outputs = geometry.out_channels, geometry.output_size
+        self._lowering = Lowering(geometry, kernel.itemsize)
+        # (G, C_out / G, C_in / G * K)
+        self._kernel = np.ascontiguousarray(kernel.reshape(geometry.groups, -1, math.prod(kernel.shape[1:])))
+        self._pool = Pool()
+
+    def _bands(self, images: int) -> list[tuple[int, int, int]]:
+        return [(image, *rows) for image in range(images) for rows in self._lowering.bands]
+
+    def correlate(self, x: NDArray[Any]) -> NDArray[Any]:
+        """(batch, C_in, N_1..N_D) -> (batch, C_out, M_1..M_D)."""
+        inner = math.prod(self._outputs[1:])
+        y = np.empty((len(x), *self._kernel.shape[:2], math.prod(self._outputs)), dtype=x.dtype)
+
+        def band(scratch: Scratch, image: int, start: int, stop: int) -> None:
+            lowered = self._lowering.lower(scratch, x[image], start, stop)
+            np.matmul(self._kernel, lowered, out=y[image, :, :, start * inner : stop * inner])
+
+        self._pool.run(band, self._bands(len(x)), 1)
+        return y.reshape(len(x), self._outs, *self._outputs)
+
+    def send_back(self, y: NDArray[Any], x: NDArray[Any]) -> None:
+        """Add the transpose: (batch, C_out, M_1..M_D) into (batch, C_in, N_1..N_D)."""
+        inner = math.prod(self._outputs[1:])
+        y = y.reshape(len(y), *self._kernel.shape[:2], math.prod(self._outputs))
+        transposed = self._kernel.swapaxes(1, 2)
+
+        def band(scratch: Scratch, image: int, start: int, stop: int) -> None:
+            sent = scratch.array("sent", (*transposed.shape[:2], (stop - start) * inner), y.dtype)
+            np.matmul(transposed, y[image, :, :, start * inner : stop * inner], out=sent)
+            self._lowering.raise_into(x[image], sent, start, stop)
+
+        self._pool.run(band, self._bands(len(y)), 1)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.products.padding import extend, fold
+from convmat.products.threads import Scratch
 
-BAND_BYTES = 2**20
+BAND_BYTES = 2**22
 """Size of the lowered windows of one band; at least one output row is lowered at a time."""
 
 
@@ -34,11 +35,12 @@ class Lowering:
         step, rows = max(1, BAND_BYTES // row), self._output[0]
         self.bands = [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
-    def lower(self, image: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
+    def lower(self, scratch: Scratch, image: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
         """The windows of the output rows [start, stop): (C_in, N_1..N_D) -> (G, C_in / G * K, rows M_2 .. M_D)."""
-        band = extend(image, self._axes, *self._rows(start, stop))
-        windows = self._windows(band, stop - start)
-        return windows.reshape(self._groups, self._ins // self._groups * math.prod(self._taps), -1)
+        windows = self._windows(extend(image, self._axes, *self._rows(start, stop)), stop - start)
+        lowered = scratch.array("lowered", windows.shape, image.dtype)
+        lowered[...] = windows
+        return lowered.reshape(self._groups, self._ins // self._groups * math.prod(self._taps), -1)
 
     def raise_into(self, image: NDArray[Any], lowered: NDArray[Any], start: int, stop: int) -> None:
         """Add the transpose of `lower` to an image: each entry goes back to where its tap read."""

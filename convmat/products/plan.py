@@ -81,11 +81,13 @@ def _matrix(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
 def _gemm(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     outputs, taps = math.prod(g.output_size), math.prod(g.kernel_size)
     lowered = g.in_channels * taps * outputs
-    bands = -(-lowered * itemsize // 2**20)
+    bands = -(-lowered * itemsize // LOWERED_BYTES)
     multiplications = outputs * g.out_channels * g.in_channels // g.groups * taps
     counts: Counts = {"call": 1, "band": bands, "product": bands * g.groups, "multiplication": multiplications}
-    if transpose:
+    if transpose and set(g.stride) != {1}:
         return {**counts, "tap": bands * taps, "added": lowered}
+    if transpose:
+        return {**counts, "copied": g.out_channels * taps * math.prod(a.padded for a in g.axes)}
     return {**counts, ("copied" if g.stride[-1] == 1 else "gathered"): lowered}
 
 
