@@ -13,19 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 SINGLE = 2**19 - 1
-"""Multiplications of one matrix product that BLAS still does on one thread."""
+"""Multiplications of one real matrix product that BLAS still does on one thread."""
 
-LARGEST_FACTOR = 2**13
-"""Entries of a left factor up to which the pieces are wide enough for cutting to cost little."""
+SINGLE_COMPLEX = 2**16 - 1
+"""The same for complex ones."""
 
 
 def matmul(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """Write a @ b: (.., M, K) times (.., K, N) into (.., M, N), in pieces of the columns (or the rows) of b (or a)."""
     (rows, inner), cols = a.shape[-2:], b.shape[-1]
-    if rows * inner * cols <= SINGLE:
+    most = SINGLE_COMPLEX if out.dtype.kind == "c" else SINGLE
+    if rows * inner * cols <= most:
         np.matmul(a, b, out=out)
         return
-    width = SINGLE // (rows * inner)
+    width = most // (rows * inner)
     if width < min(cols, 16) and rows > 1:  # too few columns to a piece: halve the rows
         half = rows // 2
         matmul(a[..., :half, :], b, out[..., :half, :])

@@ -1,0 +1,240 @@
+"""The singular vectors of a convolution, never stored as such: FFTs, axis matrices, or a dense matrix per group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from convmat.geometry import Geometry
+from convmat.products.threads import workers
+from convmat.spectrum import each_piece, outer
+from convmat.symbol import multiplicity, symbol
+
+_Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+"""U, sigma, V^H of one matrix."""
+
+
+class Bases(Protocol):
+    """U and V of A = U diag(sigma) V^H, on vectors (batch, n); coefficients have any shape that sigma fits."""
+
+    @property
+    def sigma(self) -> NDArray[Any]: ...
+
+    def values(self) -> NDArray[Any]:
+        """Every singular value, as often as it occurs, in any order."""
+        ...
+
+    def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
+        """V^H x."""
+        ...
+
+    def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
+        """V c."""
+        ...
+
+    def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
+        """U^H y."""
+        ...
+
+    def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
+        """U c."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedBases:
+    """A^T = conj(V) diag(sigma) conj(U)^H."""
+
+    of: Bases
+
+    @property
+    def sigma(self) -> NDArray[Any]:
+        return self.of.sigma
+
+    def values(self) -> NDArray[Any]:
+        return self.of.values()
+
+    def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self.of.to_left(x.conj()).conj()
+
+    def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
+        return self.of.from_left(c.conj()).conj()
+
+    def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
+        return self.of.to_right(y.conj()).conj()
+
+    def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
+        return self.of.from_right(c.conj()).conj()
+
+
+@dataclass(frozen=True, eq=False)
+class PeriodicBases:
+    """The FFT of the phases of the image, then one small basis per frequency and group."""
+
+    geometry: Geometry
+    half: bool
+    u: NDArray[Any]  # (F_1..F_D, G, C_out / G, r)
+    sigma: NDArray[Any]  # (F_1..F_D, G, r, 1)
+    vh: NDArray[Any]  # (F_1..F_D, G, r, C_in / G s^D)
+
+    @classmethod
+    def of(cls, geometry: Geometry, kernel: NDArray[Any]) -> PeriodicBases:
+        polynomial, half = symbol(geometry, kernel, every_phase=True), kernel.dtype.kind != "c"
+        sizes, (groups, rows, cols) = geometry.output_size, polynomial.block
+        counts = multiplicity(sizes, half=half).shape
+        rank, dtype = min(rows, cols), np.result_type(kernel, np.complex64)
+        u = np.empty((*counts, groups, rows, rank), dtype=dtype)
+        sigma = np.empty((*counts, groups, rank, 1), dtype=u.real.dtype)
+        vh = np.empty((*counts, groups, rank, cols), dtype=dtype)
+
+        def store(start: int, stop: int, blocks: NDArray[Any]) -> None:
+            u[start:stop], sigma[start:stop, ..., 0], vh[start:stop] = np.linalg.svd(blocks, full_matrices=False)
+
+        each_piece(polynomial, sizes, kernel.dtype, half, store, vectors=True)
+        return cls(geometry, half, u, sigma, vh)
+
+    def values(self) -> NDArray[Any]:
+        times = multiplicity(self.geometry.output_size, half=self.half)
+        return np.repeat(self.sigma.reshape(times.size, -1), times.ravel(), axis=0)
+
+    def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.matmul(self.vh, self._waves(self._phases(x))))
+
+    def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
+        return self._image(self._samples(np.matmul(_adjoint(self.vh), c)))
+
+    def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
+        geometry = self.geometry
+        images = y.reshape(len(y), geometry.groups, -1, *geometry.output_size)
+        return np.asarray(np.matmul(_adjoint(self.u), self._waves(np.moveaxis(images, (0, 1, 2), (-1, -3, -2)))))
+
+    def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
+        outputs = self._samples(np.matmul(self.u, c))  # (M_1..M_D, G, C_out / G, batch)
+        return np.moveaxis(outputs, (-1, -3, -2), (0, 1, 2)).reshape(outputs.shape[-1], -1)
+
+    def _phases(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Images as their phases: (batch, C_in N_1..N_D) -> (M_1..M_D, G, C_in / G s^D, batch)."""
+        geometry, dims = self.geometry, self.geometry.ndim
+        split = [n for pair in zip(geometry.output_size, geometry.stride, strict=True) for n in pair]
+        parts = x.reshape(len(x), geometry.groups, -1, *split)
+        coarse, phases = range(3, 3 + 2 * dims, 2), range(4, 3 + 2 * dims, 2)
+        moved = parts.transpose(*coarse, 1, 2, *phases, 0)
+        return np.asarray(moved).reshape(*geometry.output_size, geometry.groups, self.vh.shape[-1], len(x))
+
+    def _image(self, phases: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `_phases`."""
+        geometry, dims, batch = self.geometry, self.geometry.ndim, phases.shape[-1]
+        parts = phases.reshape(*geometry.output_size, geometry.groups, -1, *geometry.stride, batch)
+        spatial = [axis for pair in zip(range(dims), range(dims + 2, 2 * dims + 2), strict=True) for axis in pair]
+        return np.asarray(parts.transpose(2 * dims + 2, dims, dims + 1, *spatial).reshape(batch, -1))
+
+    def _waves(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """The unitary FFT of the leading axes, half of it where the weight (and so the vector) is real."""
+        transform = scipy.fft.rfftn if self.half else scipy.fft.fftn
+        return np.asarray(transform(samples, axes=range(self.geometry.ndim), norm="ortho", workers=workers()))
+
+    def _samples(self, waves: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `_waves`."""
+        inverse = scipy.fft.irfftn if self.half else scipy.fft.ifftn
+        sizes, axes = self.geometry.output_size, range(self.geometry.ndim)
+        return np.asarray(inverse(waves, s=sizes, axes=axes, norm="ortho", workers=workers()))
+
+
+@dataclass(frozen=True, eq=False)
+class KroneckerBases:
+    """Per group the bases of the channel matrix and of each axis matrix, applied one after the other."""
+
+    geometry: Geometry
+    parts: tuple[tuple[_Triple, ...], ...]
+    sigma: NDArray[Any]  # (G, r_0, r_1..r_D)
+
+    @classmethod
+    def of(cls, geometry: Geometry, terms: list[list[NDArray[Any]]]) -> KroneckerBases:
+        parts = tuple(tuple(_svd(factor) for factor in factors) for factors in terms)
+        return cls(geometry, parts, np.stack([outer([part[1] for part in factors]) for factors in parts]))
+
+    def values(self) -> NDArray[Any]:
+        return self.sigma
+
+    def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(x, self.geometry.input_size, lambda u, vh: vh)
+
+    def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(c, self.sigma.shape[2:], lambda u, vh: _adjoint(vh)).reshape(len(c), -1)
+
+    def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(y, self.geometry.output_size, lambda u, vh: _adjoint(u))
+
+    def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
+        return self._apply(c, self.sigma.shape[2:], lambda u, vh: u).reshape(len(c), -1)
+
+    def _apply(
+        self,
+        x: NDArray[Any],
+        sizes: tuple[int, ...],
+        choose: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
+    ) -> NDArray[Any]:
+        """One matrix per axis, channels first, on each group: (batch, ..) -> (batch, G, ..)."""
+        tensors = x.reshape(len(x), len(self.parts), -1, *sizes)
+        results = []
+        for group, factors in enumerate(self.parts):
+            part = tensors[:, group]
+            for axis, (u, _, vh) in enumerate(factors, start=1):
+                part = np.moveaxis(np.tensordot(choose(u, vh), part, (1, axis)), 0, axis)
+            results.append(part)
+        return np.stack(results, axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBases:
+    """The dense bases of each group."""
+
+    u: NDArray[Any]  # (G, rows, r)
+    sigma: NDArray[Any]  # (G, r, 1)
+    vh: NDArray[Any]  # (G, r, cols)
+
+    @classmethod
+    def of(cls, geometry: Geometry, dense: list[NDArray[Any]]) -> DenseBases:
+        u, sigma, vh = np.linalg.svd(np.stack(dense), full_matrices=False)
+        return cls(u, sigma[..., None], vh)
+
+    def values(self) -> NDArray[Any]:
+        return self.sigma
+
+    def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.matmul(self.vh, _by_group(x, len(self.u))))
+
+    def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
+        return _flat(np.matmul(_adjoint(self.vh), c))
+
+    def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.matmul(_adjoint(self.u), _by_group(y, len(self.u))))
+
+    def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
+        return _flat(np.matmul(self.u, c))
+
+
+def _by_group(x: NDArray[Any], groups: int) -> NDArray[Any]:
+    """(batch, G n) -> (G, n, batch)."""
+    parts: NDArray[Any] = x.reshape(len(x), groups, -1)
+    return np.moveaxis(parts, 0, -1)
+
+
+def _flat(parts: NDArray[Any]) -> NDArray[Any]:
+    """(G, n, batch) -> (batch, G n)."""
+    return np.moveaxis(parts, -1, 0).reshape(parts.shape[-1], -1)
+
+
+def _adjoint(matrices: NDArray[Any]) -> NDArray[Any]:
+    """The conjugate transpose of each matrix of a stack."""
+    return np.asarray(matrices.swapaxes(-1, -2).conj())
+
+
+def _svd(dense: NDArray[Any]) -> _Triple:
+    u, sigma, vh = np.linalg.svd(dense, full_matrices=False)
+    return u, sigma, vh

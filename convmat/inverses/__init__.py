@@ -1,0 +1,41 @@
+"""Inverses of normal operators, exact and approximate: one module per idea, behind one signature.
+
+``INVERSES[kind](problem)`` makes one, or raises `UnsupportedError` where the kind does not exist.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from convmat.inverses.circulant import Circulant
+from convmat.inverses.cosine import Cosine
+from convmat.inverses.kronecker import Kronecker
+from convmat.inverses.problem import Inverse, Problem, UnsupportedError
+from convmat.inverses.schwarz import Schwarz
+
+__all__ = ["INVERSES", "Identity", "Inverse", "Problem", "UnsupportedError"]
+
+
+class Identity(Inverse):
+    """No preconditioner."""
+
+    name = "identity"
+
+    @classmethod
+    def fits(cls, problem: Problem) -> bool:
+        return False
+
+    def apply(self, r: NDArray[Any]) -> NDArray[Any]:
+        return r.copy()
+
+
+INVERSES: dict[str, type[Inverse]] = {
+    "circulant": Circulant,
+    "kronecker": Kronecker,
+    "dct": Cosine,
+    "schwarz": Schwarz,
+    "identity": Identity,
+}
+"""Kind -> (problem) -> inverse; of several exact ones, the first is the fastest."""

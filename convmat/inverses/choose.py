@@ -1,0 +1,93 @@
+"""Which inverse to take: an exact one where there is one, otherwise the winner of a rehearsal on a small image."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from convmat.inverses import INVERSES, Identity, Inverse, Problem, UnsupportedError
+from convmat.inverses.cg import conjugate_gradients
+from convmat.inverses.problem import lattice, reach, resized
+
+STEP = {"kronecker": 1.2, "dct": 1.1, "circulant": 1.2, "identity": 1.0, "schwarz": 1.7}
+"""What a step costs with each kind, in steps of plain conjugate gradients; none is below 1. Tried in this order, those
+that cost most to make last; a kind that comes late must beat the ones before it."""
+
+_FEW = 40
+"""Steps that are few enough to try nothing else."""
+
+_UNKNOWNS = 48**2
+"""Unknowns of a rehearsal; more if they are needed for `_REACHES` times as far as the border is felt."""
+
+_REACHES = 3
+
+_STEPS = 400
+_RTOL = 1e-6
+
+
+def choose(problem: Problem) -> Inverse:
+    """The inverse that "auto" stands for."""
+    found = exact(problem)
+    return found if found is not None else rehearse(problem)
+
+
+def exact(problem: Problem) -> Inverse | None:
+    """An exact inverse, if there is one.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If there is one, and the normal operator is singular.
+    """
+    for kind in INVERSES.values():
+        if kind.fits(problem):
+            try:
+                return kind(problem)
+            except UnsupportedError:
+                continue
+    return None
+
+
+def rehearse(problem: Problem) -> Inverse:
+    """The inverse with which conjugate gradients are through first on a small image with the same kernel and border.
+
+    The border has a larger share in a small image than in a large one, which is where preconditioners fail. No kind is
+    taken that needs more steps than none.
+    """
+    small = resized(problem, _small_size(problem))
+    rng = np.random.default_rng(0)
+    shape = (1, problem.channels, *small.size)
+    image = rng.standard_normal(shape)
+    for axis in range(2, len(shape)):  # neighbours are alike, as in a photograph
+        image = np.cumsum(image, axis=axis) / math.sqrt(shape[axis])
+    data = small.operator.apply(image.reshape(1, *small.operator.input_shape))
+    data = data + 1e-3 * float(np.abs(data).max()) * rng.standard_normal(data.shape)
+    right = small.right_side(data).astype(problem.dtype)
+
+    best, cost = "identity", math.inf
+    for kind, step in STEP.items():
+        if cost <= _FEW and kind != "identity":
+            continue
+        limit = min(_STEPS, math.ceil(cost / step)) if cost < math.inf else _STEPS
+        try:
+            inverse = INVERSES[kind](small)
+        except (UnsupportedError, np.linalg.LinAlgError):
+            continue
+        _, steps, residual = conjugate_gradients(small, right, inverse, rtol=_RTOL, maxiter=limit)
+        if residual <= 2 * _RTOL and steps * step < cost:
+            best, cost = kind, steps * step
+    try:
+        return INVERSES[best](problem)
+    except (UnsupportedError, np.linalg.LinAlgError):
+        return Identity(problem)
+
+
+def _small_size(problem: Problem) -> tuple[int, ...]:
+    """The size of the rehearsal: congruent to that of the problem by its lattice, and not larger."""
+    side = round(_UNKNOWNS ** (1 / problem.ndim))
+    sizes = []
+    for n, step, far in zip(problem.size, lattice(problem), reach(problem), strict=True):
+        wanted = max(side, _REACHES * far)
+        sizes.append(n - max(0, (n - wanted) // step) * step)
+    return tuple(sizes)

@@ -1,0 +1,253 @@
+"""Fourier: circular convolutions by blocks, one per frequency, and a circular neighbour of the others.
+
+A circular convolution of stride s is a stride-1 convolution of the s^D phases x_p[m] = x[s m + p] of the image, taken
+as channels of a coarse torus. The discrete Fourier transform on that torus leaves one small block T(f) per frequency
+and group, (C_out / G) x (C_in / G) s^D, and the normal operator has the blocks T^H T + damp^2 I. Where T is wide, as in
+super-resolution (1 x s^D), the Woodbury identity inverts T T^H + damp^2 I in its place:
+
+    T^H (T T^H + d^2 I)^-1 = (T^H T + d^2 I)^-1 T^H.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from convmat.geometry import Geometry
+from convmat.inverses.problem import (
+    Inverse,
+    Problem,
+    UnsupportedError,
+    adjoint,
+    check_invertible,
+    is_forward,
+    kernel_of,
+    lattice,
+    reads_no_padding,
+)
+from convmat.operators import Convolution
+
+_BLOCK_BYTES = 2**31
+"""Bytes of all blocks beyond which a transform is refused."""
+
+
+class Circulant(Inverse):
+    """The inverse by FFT: exact where A (and R) are circular and the stride divides the size of the input.
+
+    Elsewhere, the embedded neighbour D^-1/2 E^T (C^H C + damp^2 + lift)^-1 E D^-1/2: the image is set into a larger
+    torus (E), so that opposite borders do not meet; D, the diagonal of A^H A relative to its value inside, accounts for
+    samples that the padding repeats; and small eigenvalues are lifted by damp times the largest |symbol|, since
+    otherwise the mismatch at the border is amplified by 1 / damp^2.
+    """
+
+    name = "circulant"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._step = lattice(problem)
+        self._real = problem.dtype.kind != "c"
+        self._torus = problem.size if self.exact else _torus(problem, self._step)
+        self._inside: Any = (..., *(slice(n) for n in problem.size))
+        self._coarse = tuple(n // step for n, step in zip(self._torus, self._step, strict=True))
+        self._groups = math.gcd(*(term.geometry.groups for term in problem.terms))
+        self._blocks = [
+            weight * self._symbol(term) for term, weight in zip(problem.terms, problem.weights, strict=True)
+        ]
+        self._shift = problem.shift
+        self._scale = None
+        if not self.exact:
+            first = self._blocks[0]
+            self._shift += max(problem.damp, 1e-8) * float(np.linalg.norm(first, axis=(2, 3)).max())
+            self._scale = _diagonal_scale(problem)
+        rows, cols = self._blocks[0].shape[2:]
+        self._wide = problem.regularizer is None and rows < cols
+        self._inverse = self._invert()
+
+    @classmethod
+    def fits(cls, problem: Problem) -> bool:
+        return all(is_circulant(term) for term in problem.terms) and not any(
+            n % step for n, step in zip(problem.size, lattice(problem), strict=True)
+        )
+
+    def apply(self, r: NDArray[Any]) -> NDArray[Any]:
+        scaled = r if self._scale is None else self._scale * r
+        spectra = self._forward(self._embed(scaled), self._step)
+        if self._wide:
+            seen = _product(self._inverse, _product(self._blocks[0], spectra))
+            spectra = (spectra - _adjoint_product(self._blocks[0], seen)) / self._shift
+        else:
+            spectra = _product(self._inverse, spectra)
+        result: NDArray[Any] = self._backward(spectra)[self._inside]
+        return result if self._scale is None else self._scale * result
+
+    def solve(self, y: NDArray[Any]) -> NDArray[Any]:
+        if not (self.exact and self._wide):
+            return super().solve(y)
+        channels = math.prod(y.shape[1:]) // math.prod(y.shape[-self.problem.ndim :])
+        image = y.reshape(len(y), channels, *y.shape[-self.problem.ndim :])
+        rows = tuple(m // n for m, n in zip(image.shape[2:], self._coarse, strict=True))
+        spectra = self._forward(image, rows)
+        return self._backward(_adjoint_product(self._blocks[0], _product(self._inverse, spectra)))
+
+    def _invert(self) -> NDArray[Any]:
+        """The inverses of the blocks of the normal operator, or of the smaller ones of Woodbury. (G, F, n, n)"""
+        first = self._blocks[0]
+        if self._wide:
+            grams = first @ first.conj().swapaxes(2, 3)
+        else:
+            grams = sum(
+                (block.conj().swapaxes(2, 3) @ block for block in self._blocks), start=np.zeros((), first.dtype)
+            )
+        side = grams.shape[-1]
+        grams = grams + self._shift * np.eye(side)
+        if self._shift == 0:
+            spectrum = grams.real if side == 1 else np.linalg.eigvalsh(grams)
+            check_invertible(0.0 if self._wide else float(spectrum.min()), float(spectrum.max()), side)
+        inverse: NDArray[Any] = 1 / grams if side == 1 else np.linalg.inv(grams)
+        return inverse
+
+    def _symbol(self, term: Convolution) -> NDArray[Any]:
+        """The blocks of an operator, one per group and frequency of the torus. (G, F, rows, cols)"""
+        g, stride = term.geometry, term.geometry.stride
+        forward = is_forward(term)
+        steps = self._step if forward else tuple(s * step for s, step in zip(stride, self._step, strict=True))
+        sizes = tuple(n * step for n, step in zip(self._coarse, steps, strict=True))
+        kernel = _merge_groups(kernel_of(term), g.groups, self._groups)
+        blocks = _circulant_blocks(g, kernel, steps, sizes, self._real)
+        return blocks if forward else blocks.conj().swapaxes(2, 3)
+
+    def _embed(self, r: NDArray[Any]) -> NDArray[Any]:
+        """The images in a corner of the torus, zeros elsewhere."""
+        if self._torus == self.problem.size:
+            return r
+        whole = np.zeros((*r.shape[:2], *self._torus), dtype=r.dtype)
+        whole[self._inside] = r
+        return whole
+
+    def _forward(self, x: NDArray[Any], phases: tuple[int, ...]) -> NDArray[Any]:
+        """Images as channels and phases of the coarse torus, transformed. (G, F, rows, batch)"""
+        batch, channels, dims = len(x), x.shape[1], len(phases)
+        cut = x.reshape(batch, channels, *itertools.chain(*zip(self._coarse, phases, strict=True)))
+        order = (0, 1, *(3 + 2 * a for a in range(dims)), *(2 + 2 * a for a in range(dims)))
+        stack = cut.transpose(order).reshape(batch, self._groups, -1, *self._coarse)
+        transform = fft.rfftn if self._real else fft.fftn
+        spectra = transform(stack, axes=range(3, 3 + dims), norm="ortho")
+        return np.asarray(spectra).reshape(*stack.shape[:3], -1).transpose(1, 3, 2, 0)
+
+    def _backward(self, spectra: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of `_forward`, on the unknown's side: (G, F, cols, batch) -> (batch, C, torus)."""
+        dims, batch = len(self._coarse), spectra.shape[3]
+        frequencies = (*self._coarse[:-1], self._coarse[-1] // 2 + 1) if self._real else self._coarse
+        stack = np.ascontiguousarray(spectra.transpose(3, 0, 2, 1)).reshape(batch, -1, *frequencies)
+        axes = tuple(range(2, 2 + dims))
+        if self._real:
+            images = fft.irfftn(stack, s=self._coarse, axes=axes, norm="ortho")
+        else:
+            images = fft.ifftn(stack, axes=axes, norm="ortho")
+        cut = np.asarray(images).reshape(batch, self.problem.channels, *self._step, *self._coarse)
+        order = (0, 1, *itertools.chain(*((2 + dims + a, 2 + a) for a in range(dims))))
+        return cut.transpose(order).reshape(batch, self.problem.channels, *self._torus)
+
+
+def is_circulant(operator: Convolution) -> bool:
+    """Whether a convolution is circular on its own grid: every axis M s = N, and no padding but a circular one read."""
+    return all(
+        axis.output * axis.stride == axis.size and (axis.mode == "circular" or reads_no_padding(axis))
+        for axis in operator.geometry.axes
+    )
+
+
+def _torus(problem: Problem, step: tuple[int, ...]) -> tuple[int, ...]:
+    """A torus, larger than x by the reach of two kernels, with sides that transform fast."""
+    sides = []
+    for axis, (n, s) in enumerate(zip(problem.size, step, strict=True)):
+        reach = max(
+            2 * t.geometry.axes[axis].span // (1 if is_forward(t) else t.geometry.stride[axis]) for t in problem.terms
+        )
+        sides.append(s * int(fft.next_fast_len(-(-(n + reach) // s), real=True)))
+    return tuple(sides)
+
+
+def _circulant_blocks(
+    geometry: Geometry, kernel: NDArray[Any], steps: tuple[int, ...], sizes: tuple[int, ...], real: bool
+) -> NDArray[Any]:
+    """The blocks of the circular convolution on an input of the given sizes, cut into phases of the given steps.
+
+    Output m = (L/s) j + q reads through tap k the input L j + v, v = s q + d k - lo = L u + p: phase p, shifted by u.
+    """
+    groups, outs, ins = kernel.shape[:3]
+    rows = tuple(step // s for step, s in zip(steps, geometry.stride, strict=True))
+    coarse = tuple(n // step for n, step in zip(sizes, steps, strict=True))
+    entries = groups * outs * math.prod(rows) * ins * math.prod(steps) * math.prod(coarse)
+    if 16 * entries > _BLOCK_BYTES:
+        raise UnsupportedError(f"the blocks of all frequencies have {entries} entries")
+    local = np.zeros((groups, outs, *rows, ins, *steps, *coarse), dtype=kernel.dtype)
+    for taps in np.ndindex(*kernel.shape[3:]):
+        for phase in np.ndindex(*rows):
+            position = [
+                s * q + d * k - lo
+                for s, q, d, k, (lo, _) in zip(
+                    geometry.stride, phase, geometry.dilation, taps, geometry.padding, strict=True
+                )
+            ]
+            at = [(-(v // step)) % n for v, step, n in zip(position, steps, coarse, strict=True)]
+            column = [v % step for v, step in zip(position, steps, strict=True)]
+            local[(slice(None), slice(None), *phase, slice(None), *column, *at)] += kernel[(..., *taps)]
+    dims = len(steps)
+    stack = local.reshape(groups, outs * math.prod(rows), ins * math.prod(steps), *coarse)
+    spectra = (fft.rfftn if real else fft.fftn)(stack, axes=range(3, 3 + dims))
+    return np.moveaxis(np.asarray(spectra).reshape(*stack.shape[:3], -1), 3, 1)
+
+
+def _merge_groups(kernel: NDArray[Any], groups: int, common: int) -> NDArray[Any]:
+    """The kernel of fewer groups, which divide the groups it has. (G', C_out / G', C_in / G', K_1..K_D)"""
+    outs, ins, inner = len(kernel) // groups, kernel.shape[1], groups // common
+    split = kernel.reshape(common, inner, outs, ins, *kernel.shape[2:])
+    merged = np.zeros((common, inner, outs, inner, ins, *kernel.shape[2:]), dtype=kernel.dtype)
+    for i in range(inner):
+        merged[:, i, :, i] = split[:, i]
+    return merged.reshape(common, inner * outs, inner * ins, *kernel.shape[2:])
+
+
+def _diagonal_scale(problem: Problem) -> NDArray[Any] | None:
+    """(diagonal of A^H A, relative to that of most samples)^-1/2, from the squares of the kernel. (C, N_1..N_D)"""
+    operator = problem.operator
+    squares = type(operator)(
+        np.abs(operator.weight.astype(problem.dtype)) ** 2,
+        operator.input_shape[-problem.ndim :],
+        **_layout(operator),
+    )
+    ones = np.ones((1, *operator.output_shape))
+    diagonal = adjoint(squares, ones).reshape(problem.channels, *problem.size)
+    usual = np.median(diagonal, axis=tuple(range(1, 1 + problem.ndim)), keepdims=True)
+    usual = np.where(usual > 0, usual, 1)
+    return np.asarray(np.clip(diagonal / usual, 0.5, None) ** -0.5)
+
+
+def _layout(operator: Convolution) -> dict[str, Any]:
+    """The arguments that make an operator of the same geometry from another weight."""
+    g = operator.geometry
+    layout: dict[str, Any] = {
+        "stride": g.stride, "padding": g.padding, "dilation": g.dilation, "groups": g.groups,
+        "padding_mode": g.padding_mode, "flip": g.flip,
+    }  # fmt: skip
+    return layout if is_forward(operator) else layout | {"output_size": g.input_size}
+
+
+def _product(blocks: NDArray[Any], spectra: NDArray[Any]) -> NDArray[Any]:
+    """The blocks times the spectra: (G, F, rows, cols), (G, F, cols, batch) -> (G, F, rows, batch)."""
+    if blocks.shape[2] == 1:
+        return np.asarray((blocks.swapaxes(2, 3) * spectra).sum(axis=2, keepdims=True))
+    return np.asarray(blocks @ spectra)
+
+
+def _adjoint_product(blocks: NDArray[Any], spectra: NDArray[Any]) -> NDArray[Any]:
+    """The conjugate transposes of the blocks times the spectra."""
+    if blocks.shape[2] == 1:
+        return np.asarray(blocks.conj().swapaxes(2, 3) * spectra)
+    return np.asarray(blocks.conj().swapaxes(2, 3) @ spectra)

@@ -1,0 +1,86 @@
+"""The discrete cosine transform (DCT-II): symmetric padding with even kernels, and a neighbour at other borders.
+
+The symmetric extension of an image is even and periodic, with period 2 N. An even kernel keeps it so, and A is diagonal
+in the cosines, with the values of the kernel's Fourier transform at the frequencies pi j / N. For any other kernel, the
+diagonal of A^H A in the cosines is, away from the border, the mean of |symbol|^2 over the reflections of the frequency.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from convmat.inverses.problem import (
+    Inverse,
+    Problem,
+    UnsupportedError,
+    check_invertible,
+    is_forward,
+    reads_no_padding,
+    single_kernels,
+)
+from convmat.operators import Convolution
+
+_LIFT = 0.1
+"""Where it is not exact, eigenvalues are lifted by this times damp times the largest |symbol|."""
+
+
+class Cosine(Inverse):
+    """The inverse that is diagonal in the cosines: exact for symmetric padding and even kernels."""
+
+    name = "dct"
+
+    def __init__(self, problem: Problem) -> None:
+        if any(s > 1 for term in problem.terms for s in term.geometry.stride):
+            raise UnsupportedError("a stride is larger than 1")
+        if any(term.output_shape[-problem.ndim :] != problem.size for term in problem.terms):
+            raise UnsupportedError("the result does not have the size of x")
+        super().__init__(problem)
+        values = np.full((problem.channels, *problem.size), problem.shift)
+        for number, (term, weight) in enumerate(zip(problem.terms, problem.weights, strict=True)):
+            squares = _mean_squares(problem, term)
+            values += weight**2 * squares
+            if number == 0 and not self.exact:
+                values += _LIFT * max(problem.damp, 1e-8) * float(np.sqrt(squares.max()))
+        check_invertible(float(values.min()), float(values.max()), max(problem.size))
+        self._values = values
+
+    @classmethod
+    def fits(cls, problem: Problem) -> bool:
+        return all(is_even(term) for term in problem.terms)
+
+    def apply(self, r: NDArray[Any]) -> NDArray[Any]:
+        axes = tuple(range(2, r.ndim))
+        spectra = fft.dctn(r, axes=axes, norm="ortho") / self._values
+        return np.asarray(fft.idctn(spectra, axes=axes, norm="ortho"))
+
+
+def is_even(operator: Convolution) -> bool:
+    """Whether the cosines are eigenvectors: even kernels, centred, with symmetric padding or none read."""
+    kernel = operator.geometry.kernel(operator.weight)
+    return (
+        is_forward(operator)
+        and all(axis.mode == "symmetric" or reads_no_padding(axis) for axis in operator.geometry.axes)
+        and all(axis.stride == 1 and 2 * axis.lo == 2 * axis.hi == axis.span - 1 for axis in operator.geometry.axes)
+        and all(np.array_equal(kernel, np.flip(kernel, axis)) for axis in range(2, kernel.ndim))
+    )
+
+
+def _mean_squares(problem: Problem, term: Convolution) -> NDArray[Any]:
+    """|symbol|^2 at the frequencies of the cosines, averaged over their reflections. (C, N_1..N_D)"""
+    squares = np.zeros((problem.channels, *problem.size))
+    period = tuple(2 * n for n in problem.size)
+    for channel, _, kernel in single_kernels(problem, term):
+        local = np.zeros(period, dtype=kernel.dtype)
+        for taps in np.ndindex(*kernel.shape):
+            at = tuple(d * k % p for d, k, p in zip(term.geometry.dilation, taps, period, strict=True))
+            local[at] += kernel[taps]
+        square = np.abs(fft.fftn(local)) ** 2
+        for axis, n in enumerate(problem.size):
+            reflected = np.take(square, -np.arange(n) % (2 * n), axis=axis)
+            square = (np.take(square, np.arange(n), axis=axis) + reflected) / 2
+        squares[channel] += square
+    return squares

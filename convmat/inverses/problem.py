@@ -1,0 +1,220 @@
+"""The Tikhonov problem with everything resolved, and what an (approximate) inverse of its normal operator is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.geometry import Geometry
+from convmat.operators import Conv, Convolution
+from convmat.products import Products
+from convmat.taps import Axis
+
+_SMALL_MATRIX = 2**22
+"""Entries of a matrix that many products repay."""
+
+
+class UnsupportedError(ValueError):
+    """A kind of inverse does not exist for this problem; the message says why."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """min |A x - y|^2 + damp^2 |R x|^2, with R the identity if there is no regularizer.
+
+    Everything is computed in double precision, on batches of images that have a channel axis.
+    """
+
+    operator: Convolution
+    damp: float
+    regularizer: Convolution | None = None
+
+    @cached_property
+    def terms(self) -> tuple[Convolution, ...]:
+        """The convolutions in the problem: A, and R unless it is the identity."""
+        return (self.operator,) if self.regularizer is None else (self.operator, self.regularizer)
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """The factors of the terms: 1, and damp."""
+        return (1.0, self.damp)[: len(self.terms)]
+
+    @cached_property
+    def shift(self) -> float:
+        """The multiple of the identity in the normal operator: damp^2, or nothing where a regularizer stands."""
+        return self.damp**2 if self.regularizer is None else 0.0
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """float64, or complex128 if a kernel is complex."""
+        return np.result_type(np.float64, *(term.dtype for term in self.terms))
+
+    @cached_property
+    def channels(self) -> int:
+        """Channels of the unknown x."""
+        return math.prod(self.operator.input_shape) // math.prod(self.size)
+
+    @cached_property
+    def size(self) -> tuple[int, ...]:
+        """Spatial size of the unknown x."""
+        return self.operator.input_shape[-self.ndim :]
+
+    @cached_property
+    def ndim(self) -> int:
+        """Number of spatial axes."""
+        return self.operator.geometry.ndim
+
+    @cached_property
+    def unknowns(self) -> int:
+        """Entries of x."""
+        return self.channels * math.prod(self.size)
+
+    def normal(self, x: NDArray[Any]) -> NDArray[Any]:
+        """(A^H A + damp^2 R^H R) x: (batch, C, N_1..N_D) -> the same."""
+        result = self.shift * x
+        for term, weight in zip(self.terms, self.weights, strict=True):
+            image = x.reshape(len(x), *term.input_shape)
+            result = result + weight**2 * adjoint(term, term.apply(image)).reshape(x.shape)
+        return result
+
+    def right_side(self, y: NDArray[Any]) -> NDArray[Any]:
+        """A^H y: (batch, *output_shape) -> (batch, C, N_1..N_D)."""
+        return adjoint(self.operator, y).reshape(len(y), self.channels, *self.size)
+
+
+class Inverse:
+    """(A^H A + damp^2 R^H R)^-1, or something close to it that is Hermitian and positive definite.
+
+    Attributes
+    ----------
+    problem : Problem
+    exact : bool
+        Whether it is the inverse, to rounding.
+    """
+
+    name = ""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.exact = self.fits(problem)
+
+    @classmethod
+    def fits(cls, problem: Problem) -> bool:
+        """Whether this kind is exact for the problem; cheap to ask."""
+        raise NotImplementedError
+
+    def apply(self, r: NDArray[Any]) -> NDArray[Any]:
+        """The inverse times images: (batch, C, N_1..N_D) -> the same."""
+        raise NotImplementedError
+
+    def solve(self, y: NDArray[Any]) -> NDArray[Any]:
+        """The inverse times A^H y; a subclass may do it with less loss of digits. -> (batch, C, N_1..N_D)."""
+        return self.apply(self.problem.right_side(y))
+
+
+def adjoint(operator: Convolution, y: NDArray[Any]) -> NDArray[Any]:
+    """A^H y for a batch of images."""
+    if operator.dtype.kind != "c":
+        return np.asarray(operator.T.apply(y))
+    return np.asarray(np.conj(operator.T.apply(np.conj(y))))
+
+
+def is_forward(operator: Convolution) -> bool:
+    """Whether the operator is a convolution, not the transpose of one."""
+    return isinstance(operator, Conv)
+
+
+def kernel_of(operator: Convolution) -> NDArray[Any]:
+    """The kernel of the cross-correlation in double precision, conjugated for a transpose: so that A = C^H there."""
+    kernel = operator.geometry.kernel(operator.weight)
+    kernel = kernel.astype(np.result_type(kernel, np.float64))
+    return kernel if is_forward(operator) else kernel.conj()
+
+
+def single_kernels(problem: Problem, term: Convolution) -> Iterator[tuple[int, int, NDArray[Any]]]:
+    """The kernels of a convolution that mixes no channels of x: (channel of x, channel of the result, kernel).
+
+    Raises
+    ------
+    UnsupportedError
+        If it mixes channels.
+    """
+    kernel, groups = kernel_of(term), term.geometry.groups
+    outs, ins = len(kernel) // groups, kernel.shape[1]
+    mixed = ins if is_forward(term) else outs
+    if mixed > 1:
+        raise UnsupportedError(f"the convolution mixes {mixed} channels")
+    for out in range(len(kernel)):
+        for c in range(ins):
+            channel = (out // outs * ins + c, out)
+            yield *(channel if is_forward(term) else channel[::-1]), kernel[out, c]
+
+
+def resized(problem: Problem, size: tuple[int, ...]) -> Problem:
+    """The same problem on another grid; the sizes must differ by multiples of all strides."""
+    terms = []
+    for term in problem.terms:
+        geometry = resized_geometry(term, problem.size, size)
+        method = "matrix" if geometry.nnz <= _SMALL_MATRIX else "auto"
+        terms.append(type(term)._of(Products(geometry, term.weight, method)))
+    return Problem(terms[0], problem.damp, terms[1] if len(terms) > 1 else None)
+
+
+def resized_geometry(term: Convolution, old: tuple[int, ...], new: tuple[int, ...]) -> Geometry:
+    """The geometry of an operator on another grid of its unknown; M and N change in step."""
+    g = term.geometry
+    change = [b - a for a, b in zip(old, new, strict=True)]
+    if is_forward(term):
+        inputs, outputs = change, [c // s for c, s in zip(change, g.stride, strict=True)]
+    else:
+        inputs, outputs = [c * s for c, s in zip(change, g.stride, strict=True)], change
+    return replace(
+        g,
+        input_size=tuple(n + c for n, c in zip(g.input_size, inputs, strict=True)),
+        output_size=tuple(m + c for m, c in zip(g.output_size, outputs, strict=True)),
+    )
+
+
+def lattice(problem: Problem) -> tuple[int, ...]:
+    """Per axis the shift of x that shifts the results of all terms by whole samples."""
+    steps = [term.geometry.stride if is_forward(term) else (1,) * problem.ndim for term in problem.terms]
+    return tuple(math.lcm(*step) for step in zip(*steps, strict=True))
+
+
+def reach(problem: Problem) -> tuple[int, ...]:
+    """How far from the border, in samples of x, the padding and the end of the grid change the normal operator."""
+    return tuple(max(_reach(term, term.geometry.axes[a]) for term in problem.terms) for a in range(problem.ndim))
+
+
+def _reach(term: Convolution, axis: Axis) -> int:
+    cropped = max(0, -axis.lo, -axis.hi)
+    if is_forward(term):
+        return max(axis.span, axis.lo, axis.hi) + cropped + axis.stride
+    return -(-(axis.span + max(0, axis.lo, axis.hi) + cropped) // axis.stride) + 1
+
+
+def reads_no_padding(axis: Axis) -> bool:
+    """Whether the padding mode of an axis makes no difference."""
+    return axis.interior == (0, axis.output)
+
+
+def check_invertible(smallest: float, largest: float, count: int) -> None:
+    """Refuse to divide by rounding errors.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the smallest eigenvalue is no more than a rounding error of the largest.
+    """
+    if not smallest > np.finfo(np.float64).eps * count * largest:
+        raise np.linalg.LinAlgError(
+            f"the normal operator A^H A + damp^2 R^H R is singular to rounding: its eigenvalues run from "
+            f"{smallest:.3g} to {largest:.3g}. Many x fit y equally well: give a damp > 0 that is not too small, and a "
+            f"regularizer that sees what A does not"
+        )

@@ -1,0 +1,149 @@
+"""Overlapping patches: additive Schwarz, M = sum over patches of E (E^H H E)^-1 E^H with H = A^H A + damp^2 R^H R.
+
+Each patch is inverted exactly as it is in H, border included, so that no mismatch at the border is ever amplified: the
+largest eigenvalue of M H is at most the number of patches that meet in a sample. H is the same in every patch away from
+the border, so that there are few different patches, each inverted once; a product is one matrix product for each.
+A problem that fits in one patch is solved exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from convmat import matrix
+from convmat.inverses.problem import (
+    Inverse,
+    Problem,
+    UnsupportedError,
+    check_invertible,
+    is_forward,
+    lattice,
+    reach,
+    resized_geometry,
+)
+
+PATCH_UNKNOWNS = 576
+"""Unknowns in a patch: 24 x 24 in the plane. With 32 x 32, a quarter fewer steps, each twice as long."""
+
+DIRECT_UNKNOWNS = 1024
+"""Unknowns of a problem that is one patch."""
+
+_OVERLAP = 1 / 6
+"""The part of a patch's side that it shares with the next one."""
+
+_BYTES = 2**30
+"""Bytes of the inverted patches beyond which there are too many different ones."""
+
+Corner = tuple[int, ...]
+Margins = tuple[tuple[int, int], ...]
+
+
+class Schwarz(Inverse):
+    """The sum of the inverses of overlapping patches; one patch is the whole problem where that is small."""
+
+    name = "schwarz"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self._side = _side(problem)
+        if self.exact:
+            self.name = "direct"
+        patches: dict[Margins, list[Corner]] = {}
+        for corner, margins in _patches(problem, self._side):
+            patches.setdefault(margins, []).append(corner)
+        unknowns = problem.channels * math.prod(self._side)
+        if unknowns > 4 * DIRECT_UNKNOWNS or len(patches) * unknowns**2 * problem.dtype.itemsize > _BYTES:
+            raise UnsupportedError(f"{len(patches)} different patches of {unknowns} unknowns are too many")
+        self._patches = [(corners, _inverted(problem, self._side, margins)) for margins, corners in patches.items()]
+
+    @classmethod
+    def fits(cls, problem: Problem) -> bool:
+        return _side(problem) == problem.size
+
+    def apply(self, r: NDArray[Any]) -> NDArray[Any]:
+        result = np.zeros(r.shape, dtype=np.result_type(r, self.problem.dtype))
+        for corners, inverse in self._patches:
+            shape = (len(corners), len(r), r.shape[1], *self._side)
+            cut = np.empty(shape, dtype=result.dtype)
+            places: list[Any] = [
+                (..., *(slice(a, a + side) for a, side in zip(corner, self._side, strict=True))) for corner in corners
+            ]
+            for i, place in enumerate(places):
+                cut[i] = r[place]
+            solved = (cut.reshape(shape[0] * shape[1], len(inverse)) @ inverse.T).reshape(shape)
+            for i, place in enumerate(places):
+                result[place] += solved[i]
+        return result
+
+
+def _side(problem: Problem) -> tuple[int, ...]:
+    """The sides of a patch: the whole of short axes, and equal parts of the others."""
+    if problem.unknowns <= DIRECT_UNKNOWNS:
+        return problem.size
+    sides = list(problem.size)
+    budget = max(PATCH_UNKNOWNS // problem.channels, 1)
+    for done, axis in enumerate(sorted(range(problem.ndim), key=lambda a: problem.size[a])):
+        share = max(1, int(budget ** (1 / (problem.ndim - done)) + 1e-9))
+        sides[axis] = min(problem.size[axis], share)
+        budget = max(1, budget // sides[axis])
+    return tuple(sides)
+
+
+def _patches(problem: Problem, side: tuple[int, ...]) -> Iterator[tuple[Corner, Margins]]:
+    """The corners of the patches, and their margins in the smallest problem that has the same patch."""
+    axes = []
+    for n, width, step, far in zip(problem.size, side, lattice(problem), reach(problem), strict=True):
+        axes.append([(a, _margins(a, n - a - width, step, far)) for a in _starts(n, width, step)])
+    for place in itertools.product(*axes):
+        yield tuple(a for a, _ in place), tuple(margins for _, margins in place)
+
+
+def _starts(n: int, side: int, step: int) -> list[int]:
+    """Where the patches of one axis begin: at multiples of the step where possible, overlapping by at least a part."""
+    if side >= n:
+        return [0]
+    move = max(step, int(side * (1 - _OVERLAP)) // step * step)
+    move = min(move, side)
+    return [*range(0, n - side, move), n - side]
+
+
+def _margins(before: int, after: int, step: int, far: int) -> tuple[int, int]:
+    """The distances from the border, shortened in whole steps to what the border reaches."""
+    return before - max(0, (before - far) // step) * step, after - max(0, (after - far) // step) * step
+
+
+def _inverted(problem: Problem, side: tuple[int, ...], margins: Margins) -> NDArray[Any]:
+    """The inverse of the normal operator of one patch, from the smallest problem that has this patch."""
+    size = tuple(sum(m) + width for m, width in zip(margins, side, strict=True))
+    index = np.arange(problem.channels * math.prod(size)).reshape(problem.channels, *size)
+    cut = (slice(None), *(slice(a, a + width) for (a, _), width in zip(margins, side, strict=True)))
+    chosen = index[cut].ravel()
+    gram = problem.shift * np.eye(chosen.size, dtype=problem.dtype)
+    for term, weight in zip(problem.terms, problem.weights, strict=True):
+        build = matrix.sparse if is_forward(term) else matrix.sparse_transpose
+        columns = build(resized_geometry(term, problem.size, size), term.weight, "csc")[:, chosen]
+        dense = columns[np.unique(columns.indices)].toarray().astype(problem.dtype)
+        gram += weight**2 * (dense.conj().T @ dense)
+    return _cholesky_inverse(gram)
+
+
+def _cholesky_inverse(gram: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of a Hermitian positive definite matrix, Hermitian to the last digit."""
+    if not gram.any():
+        check_invertible(0.0, 0.0, len(gram))
+    try:
+        factor = linalg.cho_factor(gram, lower=True)
+    except np.linalg.LinAlgError:
+        check_invertible(0.0, float(np.abs(gram).max()), len(gram))
+        raise
+    pivots = np.abs(np.diag(factor[0])) ** 2
+    check_invertible(float(pivots.min()), float(pivots.max()), len(gram))
+    inverse = linalg.cho_solve(factor, np.eye(len(gram), dtype=gram.dtype))
+    return np.asarray((inverse + inverse.conj().T) / 2)

@@ -1,0 +1,467 @@
+"""Least squares with a convolution: the normal operator, preconditioners, and Tikhonov's solution in closed form.
+
+    x = argmin |A x - y|^2 + damp^2 |R x|^2,    (A^H A + damp^2 R^H R) x = A^H y.
+
+The inverses themselves are in `convmat.inverses`, one idea per module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+from convmat.geometry import result_dtype
+from convmat.inverses import INVERSES, Inverse, Problem
+from convmat.inverses.cg import conjugate_gradients
+from convmat.inverses.choose import choose
+from convmat.operators import Convolution, ImageOperator
+
+_MAXITER = 10_000
+
+
+class NormalOperator(ImageOperator):
+    """A^H A + damp^2 R^H R: made by `normal`."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        shape = problem.operator.input_shape
+        super().__init__(np.result_type(*(term.dtype for term in problem.terms)), shape, shape)
+
+    @property
+    def damp(self) -> float:
+        """The damping."""
+        return self._problem.damp
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        images = x.reshape(len(x), self._problem.channels, *self._problem.size)
+        return self._problem.normal(images).reshape(x.shape)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._forward(y.conj()).conj())
+
+    def _adjoint(self) -> NormalOperator:
+        return self
+
+    def tosparse(self, format: str = "csr") -> Any:
+        """The matrix as a sparse array.
+
+        Parameters
+        ----------
+        format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
+
+        Returns
+        -------
+        scipy.sparse array, shape `shape`
+
+        Raises
+        ------
+        ValueError
+            If the format is unknown.
+        MemoryError
+            If the matrix of A does not fit in this machine's memory.
+        """
+        problem = self._problem
+        total = problem.shift * sparse.eye_array(self.shape[0], dtype=self.dtype, format="csr")
+        for term, weight in zip(problem.terms, problem.weights, strict=True):
+            matrix = term.tosparse()
+            total = total + weight**2 * (matrix.conj().T @ matrix)
+        total = total.astype(self.dtype)
+        total.sort_indices()
+        return total if format == "csr" else total.asformat(format)
+
+
+class Preconditioner(ImageOperator):
+    """An approximate inverse of the normal operator: made by `preconditioner`."""
+
+    def __init__(self, inverse: Inverse) -> None:
+        self._inverse = inverse
+        shape = inverse.problem.operator.input_shape
+        dtype = np.result_type(*(term.dtype for term in inverse.problem.terms))
+        super().__init__(dtype, shape, shape)
+
+    @property
+    def kind(self) -> str:
+        """What it is: "kronecker", "circulant", "dct", "schwarz", "direct" (one patch) or "identity"."""
+        return self._inverse.name
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the inverse, to rounding."""
+        return self._inverse.exact
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        problem = self._inverse.problem
+        wide = np.result_type(x, np.float64)
+        images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *problem.size))
+        return join(self._inverse.apply(images)).reshape(x.shape).astype(x.dtype, copy=False)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._forward(y.conj()).conj())
+
+    def _adjoint(self) -> Preconditioner:
+        return self
+
+    def tosparse(self, format: str = "csr") -> Any:
+        """The matrix, which is dense, as a sparse array; for small operators.
+
+        Parameters
+        ----------
+        format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
+
+        Returns
+        -------
+        scipy.sparse array, shape `shape`
+        """
+        return sparse.csr_array(self @ np.eye(self.shape[0], dtype=self.dtype)).asformat(format)
+
+
+@dataclass(frozen=True)
+class SolveInfo:
+    """How `tikhonov` found its solution.
+
+    Attributes
+    ----------
+    method : str
+        A closed form, "circulant", "kronecker", "dct" or "direct"; or "cg", or "cg, preconditioned by ...".
+    iterations : int
+        Steps of conjugate gradients, the most of any right-hand side; 0 for a closed form that needed no correction.
+    relative_residual : float
+        The largest |A^H y - (A^H A + damp^2 R^H R) x| / |A^H y| of all right-hand sides, computed from x in double
+        precision, before it is rounded to the dtype of the result.
+    converged : bool
+        Whether that is at most `rtol`.
+    """
+
+    method: str
+    iterations: int
+    relative_residual: float
+    converged: bool
+
+
+def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None = None) -> NormalOperator:
+    r"""The normal operator :math:`A^H A + damp^2 R^H R` as a `LinearOperator`, with ``tosparse()``.
+
+    Parameters
+    ----------
+    A : Conv or ConvTranspose
+    damp : float
+        Not negative.
+    regularizer : Conv or ConvTranspose, optional
+        R, with the same `input_shape` as A; the identity by default.
+
+    Returns
+    -------
+    NormalOperator, shape (A.shape[1], A.shape[1])
+        Self-adjoint: ``N.H is N``.
+
+    Raises
+    ------
+    TypeError
+        If A or the regularizer is not one of convmat's convolutions, or damp is not a real number.
+    ValueError
+        If damp is negative or not finite, a weight is not finite, or the input shapes differ.
+
+    See Also
+    --------
+    preconditioner, tikhonov
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import Conv1d
+    >>> from convmat.solve import normal
+    >>> A = Conv1d([1.0, 2.0, 1.0], 6, padding="same", padding_mode="reflect")
+    >>> N = normal(A, 0.1)
+    >>> bool(np.allclose(N.toarray(), A.toarray().T @ A.toarray() + 0.01 * np.eye(6)))
+    True
+    """
+    return NormalOperator(_problem(A, damp, regularizer))
+
+
+def preconditioner(
+    A: Convolution, damp: float, *, regularizer: Convolution | None = None, kind: str = "auto"
+) -> Preconditioner:
+    r"""An approximate inverse of the normal operator, Hermitian and positive definite.
+
+    Ready for ``scipy.sparse.linalg.cg(normal(A, damp), A.H @ y, M=preconditioner(A, damp))``.
+
+    Parameters
+    ----------
+    A : Conv or ConvTranspose
+    damp : float
+        Not negative.
+    regularizer : Conv or ConvTranspose, optional
+        R, with the same `input_shape` as A; the identity by default.
+    kind : {"auto", "kronecker", "circulant", "dct", "schwarz", "identity"}
+        * "kronecker": the inverse of the best separable neighbour of A, by the singular values of its axis matrices
+          [1]_. Exact for separable kernels, under every padding mode and stride. No mixing of channels.
+        * "circulant": by FFT, with one block per frequency [2]_. Exact for circular padding with a stride that divides
+          the size, several channels and groups included. Elsewhere the image is embedded in a larger torus [3]_, and
+          small eigenvalues are lifted [4]_.
+        * "dct": by cosines. Exact for symmetric padding with even kernels [5]_; elsewhere the diagonal of A^H A in the
+          cosines, lifted. Stride 1, no mixing of channels.
+        * "schwarz": the sum of the exact inverses of overlapping patches (24 x 24 in the plane) of the normal
+          operator, border included [6]_: every geometry. Exact where one patch holds the whole problem.
+        * "identity": none.
+        * "auto": the first that is exact. If none is, all of them run a rehearsal, conjugate gradients on a small
+          image with the same kernel and border, and the cheapest is taken of those that need no more steps than none.
+
+    Returns
+    -------
+    Preconditioner, shape (A.shape[1], A.shape[1])
+        A `LinearOperator` with the attributes `kind` and `exact`.
+
+    Raises
+    ------
+    TypeError
+        If A or the regularizer is not one of convmat's convolutions, or damp is not a real number.
+    ValueError
+        If damp is negative or not finite, a weight is not finite, the input shapes differ, or the kind is unknown or
+        does not exist for this geometry.
+    numpy.linalg.LinAlgError
+        If the normal operator of the neighbour is singular to rounding, as with damp = 0.
+
+    See Also
+    --------
+    tikhonov : does all of this.
+
+    Notes
+    -----
+    A circulant neighbour without its lift is worse than no preconditioner at a border that reflects: what differs at
+    the border is amplified by 1 / damp^2. Patches have no such difference: with additive Schwarz, the eigenvalues of
+    M (A^H A + damp^2) are at most the number of patches that meet in a sample, 2^D.
+
+    References
+    ----------
+    .. [1] J. Kamm, J. G. Nagy, "Kronecker product and SVD approximations in image restoration", Linear Algebra Appl.
+       284, 1998; J. Nagy, M. Ng, L. Perrone, "Kronecker product approximations for image restoration with reflexive
+       boundary conditions", SIAM J. Matrix Anal. Appl. 25, 2003.
+    .. [2] T. Chan, "An optimal circulant preconditioner for Toeplitz systems", SIAM J. Sci. Stat. Comput. 9, 1988.
+    .. [3] M. Hanke, J. G. Nagy, "Inverse Toeplitz preconditioners for ill-posed problems", Linear Algebra Appl. 284,
+       1998.
+    .. [4] M. Hanke, J. G. Nagy, R. Plemmons, "Preconditioned iterative regularization for ill-posed problems", 1993.
+    .. [5] M. Ng, R. Chan, W.-C. Tang, "A fast algorithm for deblurring models with Neumann boundary conditions", SIAM
+       J. Sci. Comput. 21, 1999.
+    .. [6] B. Smith, P. Bjorstad, W. Gropp, "Domain decomposition", 1996.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse.linalg import cg
+    >>> from convmat import Conv2d
+    >>> from convmat.solve import normal, preconditioner
+    >>> k = np.exp(-0.5 * np.arange(-3, 4) ** 2)
+    >>> A = Conv2d(np.outer(k, k) / k.sum() ** 2, (64, 64), padding=3, padding_mode="reflect")
+    >>> M = preconditioner(A, 1e-2)
+    >>> M.kind, M.exact
+    ('kronecker', True)
+    >>> steps = []
+    >>> x, failed = cg(normal(A, 1e-2), A.H @ np.ones(A.shape[0]), M=M, rtol=1e-8, callback=steps.append)
+    >>> failed, len(steps) <= 2
+    (0, True)
+    """
+    problem = _problem(A, damp, regularizer)
+    if not isinstance(kind, str):
+        raise TypeError(f"kind={kind!r} must be a word")
+    if kind == "auto":
+        return Preconditioner(choose(problem))
+    if kind not in INVERSES:
+        raise ValueError(f"kind={kind!r} must be one of 'auto', {', '.join(map(repr, INVERSES))}")
+    try:
+        return Preconditioner(INVERSES[kind](problem))
+    except np.linalg.LinAlgError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"kind={kind!r} does not exist for this problem: {error}") from error
+
+
+def tikhonov(
+    A: Convolution,
+    y: ArrayLike,
+    damp: float,
+    *,
+    regularizer: Convolution | None = None,
+    rtol: float = 1e-8,
+    maxiter: int | None = None,
+    callback: Callable[[NDArray[Any]], object] | None = None,
+) -> tuple[NDArray[Any], SolveInfo]:
+    r"""Tikhonov's solution, :math:`argmin_x |A x - y|^2 + damp^2 |R x|^2`, in closed form wherever there is one.
+
+    Parameters
+    ----------
+    A : Conv or ConvTranspose
+    y : array_like
+        Of shape `A.output_shape`, (A.shape[0],), (A.shape[0], columns), or (*batch, *A.output_shape); the first of
+        these that fits. Real or complex.
+    damp : float
+        Not negative.
+    regularizer : Conv or ConvTranspose, optional
+        R, with the same `input_shape` as A: finite differences, a Laplacian; the identity by default.
+    rtol : float
+        The relative residual of the normal equations at which the solution has converged.
+    maxiter : int, optional
+        Most steps of conjugate gradients; by default ten times the number of unknowns, at most 10,000.
+    callback : callable, optional
+        Called as ``callback(x)`` after every step, with x in the shape of the result.
+
+    Returns
+    -------
+    x : ndarray
+        In the shape that goes with that of y: `A.input_shape`, (A.shape[1],), (A.shape[1], columns) or
+        (*batch, *A.input_shape). In the result type of A, R and y; computed in double precision.
+    info : SolveInfo
+        `method`, `iterations`, `relative_residual`, `converged`.
+
+    Raises
+    ------
+    TypeError
+        If A or the regularizer is not one of convmat's convolutions, or y or damp are not numbers.
+    ValueError
+        If damp is negative or not finite, y or a weight is not finite, or shapes do not fit.
+    numpy.linalg.LinAlgError
+        If the solution is not unique and that is known: damp = 0 and A with fewer rows than columns, or a closed form
+        that would divide by rounding errors.
+
+    See Also
+    --------
+    preconditioner : what is used where there is no closed form.
+
+    Notes
+    -----
+    Closed forms, in this order:
+
+    * circular convolutions with a stride that divides the size, several channels and groups included: one small block
+      per frequency, and Woodbury's identity where it is wider than high, as in super-resolution [1]_;
+    * separable kernels, under every padding mode and stride: singular values of the axis matrices [2]_;
+    * symmetric padding with even kernels: the discrete cosine transform [3]_;
+    * at most 1024 unknowns: a Cholesky decomposition.
+
+    Otherwise conjugate gradients with `preconditioner`. A closed form that rounding errors leave short of `rtol` is
+    corrected by steps of the same. Several right-hand sides run together, and share all decompositions.
+
+    References
+    ----------
+    .. [1] N. Zhao, Q. Wei, A. Basarab, N. Dobigeon, D. Kouame, J.-Y. Tourneret, "Fast single image super-resolution
+       using a new analytical solution for l2-l2 problems", IEEE Trans. Image Process. 25, 2016.
+    .. [2] J. Kamm, J. G. Nagy, "Kronecker product and SVD approximations in image restoration", Linear Algebra Appl.
+       284, 1998.
+    .. [3] M. Ng, R. Chan, W.-C. Tang, "A fast algorithm for deblurring models with Neumann boundary conditions", SIAM
+       J. Sci. Comput. 21, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scipy.sparse.linalg import lsqr
+    >>> from convmat import Conv2d
+    >>> from convmat.solve import tikhonov
+    >>> rng = np.random.default_rng(0)
+    >>> k = np.array([1.0, 2.0, 1.0]) / 4
+    >>> A = Conv2d(np.outer(k, k), (12, 10), stride=2, padding=1, padding_mode="replicate")
+    >>> y = rng.standard_normal(A.output_shape)
+    >>> x, info = tikhonov(A, y, 0.1)
+    >>> info.method, info.iterations, info.converged
+    ('kronecker', 0, True)
+    >>> bool(np.allclose(x.ravel(), lsqr(A, y.ravel(), damp=0.1, atol=1e-12, btol=1e-12)[0]))
+    True
+    """
+    problem = _problem(A, damp, regularizer)
+    rtol, most = _check_limits(rtol, maxiter, problem)
+    array = np.asarray(y)
+    dtype = result_dtype(np.result_type(*(term.dtype for term in problem.terms)), array, "y")
+    batch, restore = _as_batch(A, array)
+    if not np.isfinite(array).all():
+        count = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
+        raise ValueError(f"y has {count} entries that are not finite (NaN or infinite): leave no gap in the data")
+    if problem.damp == 0 and A.shape[0] < A.shape[1]:
+        raise np.linalg.LinAlgError(
+            f"damp=0 leaves x undetermined: A has {A.shape[0]} rows and {A.shape[1]} columns; give a damp > 0"
+        )
+    data, join = _split(problem, batch.astype(np.result_type(array, np.float64)))
+
+    def result(x: NDArray[Any]) -> NDArray[Any]:
+        return restore(join(x).astype(dtype, copy=False))
+
+    if not len(data):
+        return result(np.zeros((0, problem.channels, *problem.size), data.dtype)), SolveInfo("direct", 0, 0.0, True)
+    right = problem.right_side(data)
+    inverse = choose(problem)
+    start = inverse.solve(data) if inverse.exact else None
+    report = None if callback is None else (lambda x: callback(result(x)))
+    x, iterations, residual = conjugate_gradients(
+        problem, right, inverse, start=start, rtol=rtol, maxiter=most, callback=report
+    )
+    closed = inverse.exact and (iterations == 0 or residual <= rtol)
+    plain = "cg" if inverse.name == "identity" else f"cg, preconditioned by {inverse.name}"
+    return result(x), SolveInfo(inverse.name if closed else plain, iterations, residual, residual <= rtol)
+
+
+def _problem(A: Convolution, damp: float, regularizer: Convolution | None) -> Problem:
+    """The arguments, checked."""
+    for name, operator in (("A", A), ("regularizer", regularizer)):
+        if operator is None and name == "regularizer":
+            continue
+        if not isinstance(operator, Convolution):
+            raise TypeError(
+                f"{name} is a {type(operator).__name__}: it must be a convolution of convmat (Conv1d, Conv2d, Conv3d "
+                f"or their transposes); for other operators use scipy's lsqr or cg"
+            )
+        if not np.isfinite(operator.weight).all():
+            raise ValueError(f"the weight of {name} has entries that are not finite: there is nothing to solve")
+    if regularizer is not None and regularizer.input_shape != A.input_shape:
+        raise ValueError(
+            f"regularizer has input_shape {regularizer.input_shape}: it must be that of A, {A.input_shape}"
+        )
+    if isinstance(damp, bool | np.bool_) or not isinstance(damp, int | float | np.integer | np.floating):
+        raise TypeError(f"damp={damp!r} must be a real number")
+    if not 0 <= damp < math.inf:
+        raise ValueError(f"damp={damp!r} must be finite and not negative")
+    return Problem(A, float(damp), regularizer)
+
+
+def _check_limits(rtol: float, maxiter: int | None, problem: Problem) -> tuple[float, int]:
+    if isinstance(rtol, bool) or not isinstance(rtol, int | float | np.integer | np.floating):
+        raise TypeError(f"rtol={rtol!r} must be a real number")
+    if not 0 <= rtol < 1:
+        raise ValueError(f"rtol={rtol!r} must be at least 0 and smaller than 1")
+    if maxiter is None:
+        return float(rtol), min(10 * problem.unknowns, _MAXITER)
+    if isinstance(maxiter, bool) or not isinstance(maxiter, int | np.integer):
+        raise TypeError(f"maxiter={maxiter!r} must be an integer or None")
+    if maxiter < 1:
+        raise ValueError(f"maxiter={maxiter!r} must be at least 1")
+    return float(rtol), int(maxiter)
+
+
+Restore = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def _as_batch(A: Convolution, y: NDArray[Any]) -> tuple[NDArray[Any], Restore]:
+    """The data as a batch of images, and the way from a batch of solutions to the shape that goes with y."""
+    outs, (rows, cols) = A.output_shape, A.shape
+    lead = y.ndim - len(outs)
+    if y.shape == outs:
+        return y[None], lambda x: x.reshape(A.input_shape)
+    if y.shape == (rows,):
+        return y.reshape(1, *outs), lambda x: x.reshape(cols)
+    if y.ndim == 2 and len(y) == rows:
+        return y.T.reshape(y.shape[1], *outs), lambda x: x.reshape(len(x), cols).T
+    if lead > 0 and y.shape[lead:] == outs:
+        batch = y.shape[:lead]
+        return y.reshape(math.prod(batch), *outs), lambda x: x.reshape(*batch, *A.input_shape)
+    raise ValueError(
+        f"y has shape {y.shape}: it must be {outs}, ({rows},), ({rows}, columns), or {outs} with batch axes in front"
+    )
+
+
+def _split(problem: Problem, images: NDArray[Any]) -> tuple[NDArray[Any], Restore]:
+    """A real problem takes the real and imaginary parts of complex images as images of their own."""
+    if images.dtype.kind != "c" or problem.dtype.kind == "c":
+        return images.astype(np.result_type(images, problem.dtype), copy=False), lambda x: x
+    count = len(images)
+    return np.concatenate([images.real, images.imag]), lambda x: x[:count] + 1j * x[count:]

@@ -1,0 +1,286 @@
+"""All singular values of a convolution.
+
+Three structures are exact and cheap: periodic (block diagonal under the FFT), Kronecker (rank-one kernels, under every
+padding mode and stride), and small (dense).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat import matrix
+from convmat.geometry import Geometry
+from convmat.operators import Convolution, ConvTranspose
+from convmat.products.threads import Pool, workers
+from convmat.symbol import Symbol, multiplicity, periodic, pieces, pool_size, stored, symbol
+
+DENSE_LIMIT = 2**22
+"""Entries of a dense matrix (of one group, or of one Kronecker factor) up to which its SVD is taken."""
+
+
+def singular_values(A: Convolution) -> NDArray[Any]:
+    r"""All singular values of a convolution or a transposed convolution.
+
+    Parameters
+    ----------
+    A : Conv1d, Conv2d, Conv3d or their transposes
+        Any of these:
+
+        - periodic: every axis has N = M s and circular padding (or reads no padding at all, as a patch embedding with
+          K = s does), with any kernel size, offset, dilation, groups and channels;
+        - a kernel of rank one in each group, W[o, c, k] = w_0[o, c] w_1[k_1] ... w_D[k_D], under every padding mode
+          and stride: single-channel and depthwise separable filters, 1 x 1 layers. Each axis matrix has at most 2^22
+          entries;
+        - small: at most 2^22 entries in the dense matrix of a group.
+
+    Returns
+    -------
+    ndarray, shape (min(A.shape),)
+        Descending, zeros included, in the real dtype of A.
+
+    Raises
+    ------
+    TypeError
+        If A is not one of these operators.
+    ValueError
+        If A is none of the three, or its weight is not finite.
+
+    See Also
+    --------
+    norm_bounds : the largest one, between proven bounds, for every operator.
+    svd : the vectors too.
+
+    Notes
+    -----
+    *Stride 1* [1]_. A periodic convolution maps the wave :math:`v e^{i \\theta n}`, :math:`\\theta = 2 \\pi f / N`, to
+    :math:`H(\\theta) v e^{i \\theta n}` with the symbol
+    :math:`H(\\theta) = \\sum_k W[k] e^{i \\theta (d k - p)}`, a C_out x C_in matrix. The normalised waves are an
+    orthonormal basis, so the singular values are those of the N^D matrices H.
+
+    *Stride s.* Keeping every s-th sample cannot tell the s^D waves :math:`\\theta_j = 2 \\pi (g + M j) / N`, j = 0 to
+    s - 1 on each axis, from one another: on the M = N / s samples all of them are the wave
+    :math:`e^{2 \\pi i g m / M}`, of which the norm is s^(-D/2) of theirs. So the input waves of one output frequency g
+    form one block, s^(-D/2) [H(theta_0), ..., H(theta_(s^D - 1))], of C_out x C_in s^D, and blocks of different g meet
+    neither at the input nor at the output. The singular values are those of the M^D blocks.
+
+    Right of it may stand any unitary matrix. The discrete Fourier transform over j turns the aliases into phases: with
+    x_r[j] = x[s j + r], the block becomes the symbol of a stride-1 convolution on M samples, with C_in s^D channels
+    and no factor in front (`convmat.symbol`). This is what is computed: phases that no tap reads drop out, and the
+    block of -g is the conjugate of that of g if the weight is real, so that half of the blocks are enough.
+
+    Groups are independent blocks. The offset p multiplies blocks by phases and changes nothing. A rank-one kernel gives
+    A = W_0 (x) A_1 (x) ... (x) A_D, whose singular values are the products of those of its factors.
+
+    References
+    ----------
+    .. [1] H. Sedghi, V. Gupta, P. M. Long, "The singular values of convolutional layers", ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import Conv2d
+    >>> from convmat.spectrum import singular_values
+    >>> rng = np.random.default_rng(0)
+    >>> A = Conv2d(rng.standard_normal((4, 3, 3, 3)), (8, 6), stride=2, padding=1, padding_mode="circular")
+    >>> sigma = singular_values(A)
+    >>> np.allclose(sigma, np.linalg.svd(A.toarray(), compute_uv=False))
+    True
+    >>> np.allclose(np.sum(sigma**2), np.sum(A.toarray() ** 2))
+    True
+    """
+    conv = convolution(A)
+    geometry, kernel = conv.geometry, finite_kernel(conv)
+    if is_periodic(geometry):
+        found = _periodic_values(geometry, kernel)
+    elif (terms := kronecker(geometry, kernel)) is not None:
+        found = np.concatenate([outer([_dense_values(f) for f in factors]).ravel() for factors in terms])
+    else:
+        found = np.concatenate([_dense_values(dense) for dense in dense_groups(geometry, kernel)])
+    return descending(found, A)
+
+
+def convolution(A: Any) -> Convolution:
+    """The convolution itself, or the one that A transposes: they share their singular values.
+
+    Raises
+    ------
+    TypeError
+        If A is neither.
+    """
+    if not isinstance(A, Convolution):
+        raise TypeError(
+            f"A is of type {type(A).__name__}: it must be one of convmat's convolutions (Conv1d, Conv2d, Conv3d, or "
+            f"their transposes)"
+        )
+    return A.T if isinstance(A, ConvTranspose) else A
+
+
+def finite_kernel(conv: Convolution) -> NDArray[Any]:
+    """The kernel of the cross-correlation, (C_out, C_in / G, K_1..K_D).
+
+    Raises
+    ------
+    ValueError
+        If it is not finite.
+    """
+    kernel = conv.geometry.kernel(conv.weight)
+    if not np.isfinite(kernel).all():
+        raise ValueError("A has a weight with NaN or infinite entries: it has no singular values")
+    return kernel
+
+
+def is_periodic(geometry: Geometry) -> bool:
+    """Whether the FFT makes the matrix block diagonal."""
+    return all(periodic(axis) for axis in geometry.axes)
+
+
+def rank_one(tensor: NDArray[Any], tolerance: float) -> list[NDArray[Any]] | None:
+    """Vectors whose outer product is the tensor, to a relative tolerance, or None if there are none."""
+    vectors, rest = [], tensor.astype(np.result_type(tensor, np.float64))
+    while rest.ndim > 1:
+        u, sigma, vh = np.linalg.svd(rest.reshape(len(rest), -1), full_matrices=False)
+        if sigma.size > 1 and sigma[1] > tolerance * sigma[0]:
+            return None
+        vectors.append(u[:, 0] * sigma[0])
+        rest = vh[0].reshape(rest.shape[1:])
+    return [*vectors, rest]
+
+
+def rank_one_kernels(geometry: Geometry, kernel: NDArray[Any], tolerance: float) -> list[list[NDArray[Any]]] | None:
+    """Per group vectors w_0 (C_out C_in / G^2), w_1 (K_1), .., w_D whose outer product is the kernel, or None."""
+    terms = []
+    for part in kernel.reshape(geometry.groups, -1, *geometry.kernel_size):
+        vectors = rank_one(part, tolerance)
+        if vectors is None:
+            return None
+        terms.append(vectors)
+    return terms
+
+
+def kronecker_factors(
+    geometry: Geometry, terms: list[list[NDArray[Any]]], limit: int = DENSE_LIMIT
+) -> list[list[NDArray[Any]]] | None:
+    """Per group the matrices W_0 (C_out / G, C_in / G), A_1 (M_1, N_1), .., A_D whose Kronecker product it is.
+
+    None if one of them has more entries than the limit.
+    """
+    outs, ins = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
+    if max(outs * ins, *(axis.output * axis.size for axis in geometry.axes)) > limit:
+        return None
+    return [
+        [
+            channels.reshape(outs, ins),
+            *(matrix.axis_matrix(axis, line).toarray() for axis, line in zip(geometry.axes, lines, strict=True)),
+        ]
+        for channels, *lines in terms
+    ]
+
+
+def kronecker(geometry: Geometry, kernel: NDArray[Any]) -> list[list[NDArray[Any]]] | None:
+    """The Kronecker factors of each group, if its kernel is of rank one in the precision of its dtype."""
+    terms = rank_one_kernels(geometry, kernel, float(np.finfo(kernel.dtype).eps))
+    return None if terms is None else kronecker_factors(geometry, terms)
+
+
+def group_matrix(geometry: Geometry, kernel: NDArray[Any], group: int) -> Any:
+    """The sparse matrix of one group."""
+    groups, outs = geometry.groups, kernel.shape[0] // geometry.groups
+    alone = replace(
+        geometry,
+        groups=1,
+        in_channels=geometry.in_channels // groups,
+        out_channels=outs,
+        channels=True,
+        flip=False,
+    )
+    return matrix.sparse(alone, kernel[group * outs : (group + 1) * outs])
+
+
+def block_values(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Singular values of a stack of matrices: (.., rows, cols) -> (.., min(rows, cols))."""
+    if min(blocks.shape[-2:]) == 1:  # a row or a column: its norm, without a thousand calls of LAPACK
+        return np.asarray(np.linalg.norm(blocks, axis=(-2, -1))[..., None])
+    return np.asarray(np.linalg.svd(blocks, compute_uv=False))
+
+
+def descending(found: NDArray[Any], A: Convolution) -> NDArray[Any]:
+    """The values in order, filled up with the zeros that no block has, in the real dtype of A."""
+    values = np.zeros(min(A.shape), dtype=np.empty(0, dtype=A.dtype).real.dtype)
+    values[: found.size] = np.sort(found, axis=None)[::-1]
+    return values
+
+
+def _periodic_values(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
+    """The values of every block, half of the blocks computed where the weight is real."""
+    polynomial, half = symbol(geometry, kernel), kernel.dtype.kind != "c"
+    sizes = geometry.output_size
+    times = multiplicity(sizes, half=half)
+    groups, rows, cols = polynomial.block
+    values = np.empty((*times.shape, groups, min(rows, cols)))
+
+    def store(start: int, stop: int, blocks: NDArray[Any]) -> None:
+        wanted = times[start:stop] > 0
+        if wanted.all():
+            values[start:stop] = block_values(blocks)
+        else:
+            values[start:stop][wanted] = block_values(blocks[wanted])
+
+    each_piece(polynomial, sizes, kernel.dtype, half, store)
+    return np.repeat(values.reshape(times.size, -1), times.ravel(), axis=0)
+
+
+def each_piece(
+    polynomial: Symbol,
+    sizes: Sequence[int],
+    dtype: np.dtype[Any],
+    half: bool,
+    task: Callable[[int, int, NDArray[Any]], None],
+    *,
+    vectors: bool = False,
+) -> None:
+    """Call task(start, stop, blocks), an SVD, on the blocks of each range of frequencies of the first axis."""
+    sample = polynomial.sampler(sizes, [0] * len(sizes), half=half)
+    counts = [stored(size, half and axis == len(sizes) - 1) for axis, size in enumerate(sizes)]
+    complex_dtype = np.result_type(dtype, np.complex64)
+
+    def piece(_: object, start: int, stop: int) -> None:
+        task(start, stop, sample(start, stop).astype(complex_dtype, copy=False))
+
+    ranges = pieces(counts[0], math.prod(counts[1:]) * math.prod(polynomial.block), workers())
+    _, rows, cols = polynomial.block
+    Pool().run(piece, ranges, pool_size(rows, cols, len(ranges), vectors=vectors))
+
+
+def _dense_values(dense: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.linalg.svd(dense, compute_uv=False))
+
+
+def dense_groups(geometry: Geometry, kernel: NDArray[Any]) -> list[NDArray[Any]]:
+    """The dense matrix of each group.
+
+    Raises
+    ------
+    ValueError
+        If they are too large.
+    """
+    rows, cols = geometry.shape
+    rows, cols = rows // geometry.groups, cols // geometry.groups
+    if rows * cols > DENSE_LIMIT:
+        raise ValueError(
+            f"A is neither periodic (circular padding, and input size = stride times output size on every axis) nor of "
+            f"a kernel of rank one, and its dense matrix of {rows} x {cols} has more than {DENSE_LIMIT} entries: "
+            f"norm_bounds(A) encloses its largest singular value, scipy.sparse.linalg.svds(A, k) computes a few"
+        )
+    return [group_matrix(geometry, kernel, group).toarray() for group in range(geometry.groups)]
+
+
+def outer(vectors: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """The products of one entry of each vector. (len_1, len_2, ..)"""
+    return functools.reduce(np.multiply.outer, vectors)

@@ -1,0 +1,207 @@
+"""The symbol of a convolution: on a torus, one small matrix per frequency.
+
+Write the input in phases, x_r[j] = x[s j + r], and each tap's offset as d k - lo = s q + r with 0 <= r < s. Then
+
+    y[m] = sum over k of W[k] x[s m + d k - lo] = sum over r, q of W[q, r] x_r[m + q],
+
+a convolution of stride 1 on the coarse grid, with C_in s^D input channels. Where everything is periodic with period M
+on that grid, x_r[j] = v_r e^(i theta j) gives y[m] = B(theta) v e^(i theta m): the matrix B(theta) = sum over q of
+W[q] e^(i theta q), (C_out / G, C_in / G s^D) for each group, at the frequencies theta = 2 pi f / M.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from convmat.geometry import Geometry
+from convmat.products.blas import matmul
+from convmat.products.threads import workers
+from convmat.taps import Axis, Index
+
+FEW = 32
+"""Taps of an axis up to which a product with a matrix of waves is faster than an FFT."""
+
+Sampler = Callable[[int, int], NDArray[Any]]
+"""(start, stop) -> the blocks at the frequencies [start, stop) of the first axis. (F_1..F_D, G, rows, cols)"""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """The matrix-valued trigonometric polynomial B(theta) = sum over q of taps[q] e^(i theta q)."""
+
+    taps: NDArray[Any]  # (L_1..L_D, G, rows, cols)
+    shifts: tuple[Index, ...]  # per axis the distinct q of its taps, (L,)
+    phases: tuple[Index, ...]  # per axis the phases r that a column can have; columns are (c, r_1..r_D)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes D."""
+        return len(self.shifts)
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """(G, rows, cols) at one frequency."""
+        groups, rows, cols = self.taps.shape[self.ndim :]
+        return groups, rows, cols
+
+    @property
+    def spread(self) -> tuple[int, ...]:
+        """Per axis the largest minus the smallest q: twice the degree, once the polynomial is centred."""
+        return tuple(int(q.max() - q.min()) for q in self.shifts)
+
+    def sampler(self, sizes: Sequence[int], quarters: Sequence[int], *, half: bool = False) -> Sampler:
+        """The blocks at theta = 2 pi (f + quarter / 4) / M, f from 0 to M - 1, on each axis.
+
+        Half stops at f = M // 2 on the last axis: all there is to know about real weights, if every quarter is 0 or 2.
+        """
+        inner = self.taps
+        for axis in range(self.ndim - 1, 0, -1):
+            count = stored(sizes[axis], half and axis == self.ndim - 1)
+            inner = _along(inner, axis, self.shifts[axis], sizes[axis], quarters[axis], count)
+        count = stored(sizes[0], half and self.ndim == 1)
+        if self.shifts[0].size > FEW:
+            whole = _along(inner, 0, self.shifts[0], sizes[0], quarters[0], count)
+            return lambda start, stop: whole[start:stop]
+        rest = inner.shape[1:]
+        flat = _as_real(inner.reshape(len(inner), -1))
+        first = waves(sizes[0], self.shifts[0], quarters[0], count)
+        return lambda start, stop: _combine(first[start:stop], flat).reshape(stop - start, *rest)
+
+    def at(self, angles: Sequence[float]) -> NDArray[Any]:
+        """The blocks at one frequency. (G, rows, cols)"""
+        block = self.taps
+        for angle, q in zip(angles, self.shifts, strict=True):
+            block = np.tensordot(np.exp(1j * angle * q), block, 1)
+        return block
+
+    def gram(self) -> Symbol:
+        """The symbol of B B^H or conj(B^H B), the smaller: its norms are the squares."""
+        groups, rows, cols = self.block
+        taps = self.taps if rows <= cols else self.taps.swapaxes(-1, -2)
+        order = min(rows, cols)
+        distinct, lines = [], []
+        for q in self.shifts:
+            differences, line = np.unique(np.subtract.outer(q, q), return_inverse=True)
+            distinct.append(differences)
+            lines.append(line.reshape(q.size, q.size))
+        total = np.zeros((*(d.size for d in distinct), groups, order, order), dtype=taps.dtype)
+        product = np.empty(total.shape[self.ndim :], dtype=taps.dtype)
+        for first in np.ndindex(taps.shape[: self.ndim]):
+            for second in np.ndindex(taps.shape[: self.ndim]):
+                matmul(taps[first], taps[second].conj().swapaxes(-1, -2), product)
+                total[tuple(line[a, b] for line, a, b in zip(lines, first, second, strict=True))] += product
+        return Symbol(total, tuple(distinct), ())
+
+    def magnitude(self) -> float:
+        """The Frobenius norm of the sum of the absolute taps, of the largest group: no B(theta) has a larger norm."""
+        total = np.abs(self.taps).sum(axis=tuple(range(self.ndim)))
+        return float(np.sqrt((total**2).sum(axis=(1, 2)).max()))
+
+
+def symbol(geometry: Geometry, kernel: NDArray[Any], *, every_phase: bool = False) -> Symbol:
+    """The symbol of a convolution with the kernel (C_out, C_in / G, K_1..K_D), in double precision.
+
+    Phases that no tap reads are columns of zeros; they are left out unless `every_phase`.
+    """
+    dims, groups = geometry.ndim, geometry.groups
+    outs, ins = kernel.shape[0] // groups, kernel.shape[1]
+    shifts, phases, lines, at = [], [], [], []
+    for axis in geometry.axes:
+        q, r = np.divmod(axis.dilation * np.arange(axis.taps, dtype=np.int64) - axis.lo, axis.stride)
+        distinct, line = np.unique(q, return_inverse=True)
+        possible = np.arange(axis.stride, dtype=np.int64) if every_phase else np.unique(r)
+        shifts.append(distinct)
+        phases.append(possible)
+        lines.append(line)
+        at.append(np.searchsorted(possible, r))
+    wide = np.result_type(kernel, np.float64)
+    taps = np.zeros((*map(len, shifts), groups, outs, ins, *map(len, phases)), dtype=wide)
+    grouped = kernel.reshape(groups, outs, ins, *kernel.shape[2:])
+    # No two taps share their (q, r): an assignment is enough.
+    place: tuple[Any, ...] = (*np.ix_(*lines), *[slice(None)] * 3, *np.ix_(*at))
+    taps[place] = np.moveaxis(grouped, range(3), range(dims, dims + 3))
+    cols = ins * math.prod(map(len, phases))
+    return Symbol(taps.reshape(*taps.shape[:dims], groups, outs, cols), tuple(shifts), tuple(phases))
+
+
+def periodic(axis: Axis) -> bool:
+    """Whether the matrix of the axis is every s-th row of a circulant one: a block-diagonal matrix to the FFT."""
+    inside = axis.interior == (0, axis.output)  # no output reads the padding: its mode does not matter
+    return axis.output * axis.stride == axis.size and (inside or axis.mode == "circular")
+
+
+def stored(size: int, half: bool) -> int:
+    """How many frequencies of an axis are kept."""
+    return size // 2 + 1 if half else size
+
+
+def multiplicity(sizes: Sequence[int], *, half: bool) -> NDArray[np.int64]:
+    """How often each frequency counts: with half, twice if its conjugate is not kept, 0 if that one stands for both."""
+    counts = [stored(size, half and axis == len(sizes) - 1) for axis, size in enumerate(sizes)]
+    if not half:
+        return np.ones(counts, dtype=np.int64)
+    grid = np.indices(counts)
+    mirrored = [-f % size for f, size in zip(grid, sizes, strict=True)]
+    own = np.ravel_multi_index(tuple(grid), tuple(sizes))
+    other = np.ravel_multi_index(tuple(mirrored), tuple(sizes))
+    both = mirrored[-1] < counts[-1]
+    return np.where(own == other, 1, np.where(~both, 2, np.where(own < other, 2, 0)))
+
+
+def waves(size: int, shifts: Index, quarter: int, count: int) -> NDArray[np.complex128]:
+    """e^(i theta q) at the frequencies of one axis, (count, L). Angles are reduced as integers."""
+    steps = 4 * np.arange(count, dtype=np.int64) + quarter
+    return np.asarray(np.exp((0.5j * np.pi / size) * (np.multiply.outer(steps, shifts) % (4 * size))))
+
+
+def pieces(count: int, entries: int, threads: int) -> list[tuple[int, int]]:
+    """Cut `count` frequencies, each with so many entries, into ranges: a few for each thread, none too large."""
+    width = max(1, min(2**18 // max(1, entries), -(-count // (8 * threads))))
+    return [(start, min(start + width, count)) for start in range(0, count, width)]
+
+
+def pool_size(rows: int, cols: int, count: int, *, vectors: bool) -> int:
+    """How many threads decompose `count` pieces of blocks of that size.
+
+    Beyond these sizes the complex products inside of LAPACK start the threads of OpenBLAS, as measured; two pools that
+    fight for the cores take many times as long as one.
+    """
+    alone = rows * cols <= (2**10 if vectors else 2**12)
+    return min(workers(), count) if alone else 1
+
+
+def _along(taps: NDArray[Any], axis: int, shifts: Index, size: int, quarter: int, count: int) -> NDArray[Any]:
+    """The transform of one axis: (.., L, ..) -> (.., count, ..)."""
+    lead, tail = taps.shape[:axis], taps.shape[axis + 1 :]
+    flat = taps.reshape(math.prod(lead), len(shifts), -1)
+    if shifts.size <= FEW:
+        return _combine(waves(size, shifts, quarter, count), _as_real(flat)).reshape(*lead, count, *tail)
+    padded = np.zeros((flat.shape[0], size, flat.shape[2]), dtype=np.complex128)
+    twist = np.exp((0.5j * np.pi / size) * (quarter * shifts % (4 * size)))
+    for line, q in enumerate(shifts):  # a kernel wider than the torus wraps: its taps add up
+        padded[:, -q % size] += flat[:, line] * twist[line]
+    transformed = scipy.fft.fft(padded, axis=1, overwrite_x=True)[:, :count]
+    return np.asarray(transformed).reshape(*lead, count, *tail)
+
+
+def _as_real(lines: NDArray[Any]) -> NDArray[np.float64]:
+    """Complex lines (.., L, n) as real ones, twice as many and twice as long: what `_combine` takes."""
+    wide = lines.astype(np.complex128, copy=False)
+    return np.concatenate([wide, 1j * wide], axis=-2).view(np.float64)
+
+
+def _combine(factor: NDArray[np.complex128], lines: NDArray[np.float64]) -> NDArray[np.complex128]:
+    """The product (F, L) times (.., L, n) of complex matrices, as one of real ones.
+
+    From a quarter of the size on, OpenBLAS would start threads of its own for the complex one (see `products.blas`).
+    """
+    out = np.empty((*lines.shape[:-2], len(factor), lines.shape[-1] // 2), dtype=np.complex128)
+    matmul(np.concatenate([factor.real, factor.imag], axis=1), lines, out.view(np.float64))
+    return out

@@ -1,0 +1,510 @@
+"""The normal operator, its inverses, and Tikhonov's solution, against dense linear algebra and scipy's solvers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.linalg import cg, lsqr
+
+import convmat.inverses.schwarz
+from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Pad, check_adjoint
+from convmat.inverses import INVERSES, UnsupportedError
+from convmat.inverses.choose import STEP
+from convmat.solve import SolveInfo, _problem, normal, preconditioner, tikhonov
+from tests.oracle import MODES
+from tests.strategies import CONV, layers
+
+BORDERS = [mode for mode in MODES if mode != "circular"]
+TOLERANCE = 1e-10
+
+
+def dense_solution(A, y, damp, R=None):
+    """The minimiser by an orthogonal decomposition of the stacked matrix, (columns, unknowns)."""
+    matrix = A.toarray() * np.float64(1)
+    penalty = np.eye(matrix.shape[1]) if R is None else R.toarray()
+    stacked = np.concatenate([matrix, damp * penalty])
+    right = np.concatenate([y.reshape(-1, len(matrix)).T, np.zeros((len(penalty), y.size // len(matrix)))])
+    return np.linalg.lstsq(stacked, right, rcond=None)[0].T
+
+
+def inverse_of(A, damp, R=None):
+    matrix = A.toarray() * np.float64(1)
+    penalty = np.eye(matrix.shape[1]) if R is None else R.toarray()
+    return np.linalg.inv(matrix.conj().T @ matrix + damp**2 * penalty.conj().T @ penalty)
+
+
+def assert_solves(A, damp, method=None, R=None, kind=None, seed=0):
+    """One inverse, alone: its `apply` and its `solve` against dense linear algebra."""
+    rng = np.random.default_rng(seed)
+    y = random(rng, (2, *A.output_shape), A.dtype)
+    expected = dense_solution(A, y, damp, R)
+    scale = np.abs(expected).max() or 1
+    if kind is not None:
+        problem = _problem(A, damp, R)
+        inverse = INVERSES[kind](problem)
+        assert inverse.exact
+        wide = np.result_type(y, np.float64, problem.dtype)
+        np.testing.assert_allclose(
+            inverse.solve(y.astype(wide)).reshape(2, -1), expected, atol=TOLERANCE * scale, rtol=0
+        )
+        r = random(rng, (2, problem.channels, *problem.size), wide)
+        exact = r.reshape(2, -1) @ inverse_of(A, damp, R).T
+        np.testing.assert_allclose(inverse.apply(r).reshape(2, -1), exact, atol=TOLERANCE * np.abs(exact).max(), rtol=0)
+    x, info = tikhonov(A, y.reshape(2, -1).T, damp, regularizer=R)  # columns: a batch of lines may look like them
+    assert info.converged, info
+    if method is not None:
+        assert info.method == method
+        assert info.iterations == 0
+    tolerance = TOLERANCE if x.dtype.itemsize == 8 * (1 + (x.dtype.kind == "c")) else 1e-5
+    np.testing.assert_allclose(x.T, expected, atol=tolerance * scale, rtol=0)
+    assert x.dtype == np.result_type(A.dtype, y.dtype)
+
+
+def random(rng, shape, dtype):
+    values = rng.standard_normal(shape)
+    return (values + 1j * rng.standard_normal(shape) if np.dtype(dtype).kind == "c" else values).astype(dtype)
+
+
+def gaussian(size, width=2.0):
+    line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / width) ** 2)
+    return line / line.sum()
+
+
+def motion(size=9, angle=30.0):
+    """The path of a point during an exposure, drawn with bilinear weights."""
+    t = np.linspace(-0.45 * size, 0.45 * size, 500)
+    path = size // 2 + np.outer([np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))], t)
+    grid = np.arange(size)[:, None]
+    rows, cols = (np.clip(1 - np.abs(grid - p), 0, None) for p in path)
+    return rows @ cols.T / t.size
+
+
+# --------------------------------------------------------------------------------------------------------- normal
+
+
+@given(layers(), st.sampled_from([0.0, 0.5]))
+def test_normal_is_the_normal_matrix(layer, damp):
+    A = layer.operator()
+    N = normal(A, damp)
+    matrix = layer.dense()
+    expected = matrix.conj().T @ matrix + damp**2 * np.eye(matrix.shape[1])
+    scale = np.abs(expected).max() or 1
+    rtol = 1e-5 if N.dtype.itemsize <= 4 * (1 + (N.dtype.kind == "c")) else 1e-13
+    np.testing.assert_allclose(N.toarray(), expected, atol=rtol * scale, rtol=0)
+    np.testing.assert_allclose(N @ np.eye(len(expected), dtype=N.dtype), expected, atol=rtol * scale, rtol=0)
+    assert N.dtype == A.dtype
+    assert N.H is N
+    check_adjoint(N)
+    check_adjoint(N.T)
+
+
+def test_normal_of_a_transpose_and_with_a_regularizer():
+    rng = np.random.default_rng(0)
+    A = ConvTranspose2d(rng.standard_normal((2, 3, 3, 3)), (4, 5), stride=2, padding=1)
+    R = Conv2d(rng.standard_normal((1, 2, 2, 2)), (4, 5), padding_mode="reflect")
+    a, r = A.toarray(), R.toarray()
+    N = normal(A, 0.3, regularizer=R)
+    np.testing.assert_allclose(N.toarray(), a.T @ a + 0.09 * r.T @ r, atol=1e-13)
+    check_adjoint(N)
+    assert N.tosparse("csc").format == "csc"
+    assert N.apply(np.ones((3, *A.input_shape))).shape == (3, *A.input_shape)
+
+
+# --------------------------------------------------------------------------------------------------- closed forms
+
+
+@st.composite
+def circular_layers(draw):
+    """Circular layers whose stride divides the size: channels, groups, dilation, any offset, real and complex."""
+    ndim = draw(st.integers(1, 3))
+    most = {1: 4, 2: 3, 3: 2}[ndim]
+    stride = tuple(draw(st.integers(1, most)) for _ in range(ndim))
+    size = tuple(s * draw(st.integers(1, most + 1)) for s in stride)
+    dilation = tuple(draw(st.integers(1, 2)) for _ in range(ndim))
+    taps = tuple(draw(st.integers(1, max(1, (n - 1) // d + 1))) for n, d in zip(size, dilation, strict=True))
+    padding = []
+    for n, s, d, k in zip(size, stride, dilation, taps, strict=True):
+        lo = draw(st.integers(max(0, d * (k - 1) + 1 - s), d * (k - 1)) if d * (k - 1) else st.just(0))
+        total = max(0, d * (k - 1) + 1 - s)
+        lo = min(lo, total, n)
+        padding.append((lo, total - lo))
+    if any(hi > n for (_, hi), n in zip(padding, size, strict=True)):
+        padding = [(0, 0)] * ndim
+        taps = (1,) * ndim
+    groups = draw(st.integers(1, 2))
+    channels = draw(st.booleans())
+    shape = (groups * draw(st.integers(1, 2)), draw(st.integers(1, 2))) if channels else ()
+    rng = np.random.default_rng(draw(st.integers(0, 2**20)))
+    weight = random(rng, (*shape, *taps), draw(st.sampled_from([np.float64, np.complex128, np.float32])))
+    return CONV[ndim](
+        weight, size, stride=stride, padding=tuple(padding), dilation=dilation,
+        groups=groups if channels else 1, padding_mode="circular", flip=draw(st.booleans()),
+    )  # fmt: skip
+
+
+@given(circular_layers(), st.sampled_from([0.05, 1.0]), st.booleans())
+@settings(max_examples=60)
+def test_circular_layers_in_closed_form(A, damp, transposed):
+    assert_solves(A.T if transposed else A, damp, "circulant", kind="circulant")
+
+
+@given(layers(), st.sampled_from([0.1, 1.0]), st.booleans())
+def test_every_layer_is_solved(layer, damp, transposed):
+    A = layer.operator()
+    assert_solves(A.T if transposed else A, damp)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("stride", [1, (2, 3), 4])
+@pytest.mark.parametrize("kind", ["real", "complex", "channels", "transposed"])
+def test_separable_kernels_in_closed_form(mode, stride, kind):
+    rng = np.random.default_rng(1)
+    lines = [rng.standard_normal(k) + (1j * rng.standard_normal(k) if kind == "complex" else 0) for k in (3, 4)]
+    weight = np.multiply.outer(*lines)
+    layer = {"stride": stride, "padding": ((1, 2), (3, 0)), "padding_mode": mode}
+    if kind == "channels":
+        weight, layer["groups"] = np.stack([weight, 2 * weight[::-1]])[:, None], 2
+    A = Conv2d(weight, (9, 11), **layer)
+    A = A.T if kind == "transposed" else A
+    assert_solves(A, 0.1, kind="kronecker")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("ndim", [1, 3])
+def test_separable_kernels_on_one_and_three_axes(mode, ndim):
+    rng = np.random.default_rng(2)
+    weight = rng.standard_normal(3)
+    for _ in range(ndim - 1):
+        weight = np.multiply.outer(weight, rng.standard_normal(3))
+    A = CONV[ndim](weight, (6, 5, 4)[:ndim], stride=2, padding=1, padding_mode=mode)
+    assert_solves(A, 0.1, kind="kronecker")
+
+
+@pytest.mark.parametrize("size", [(7,), (6, 9), (4, 5, 3)])
+def test_even_kernels_with_symmetric_padding_in_closed_form(size):
+    ndim = len(size)
+    weight = np.random.default_rng(3).standard_normal((3,) * ndim)
+    for axis in range(ndim):
+        weight = weight + np.flip(weight, axis)
+    A = CONV[ndim](weight, size, padding=1, padding_mode="symmetric")
+    assert_solves(A, 0.1, kind="dct")
+    assert_solves(CONV[ndim](weight[None, None].repeat(2, 0), size, padding=1, padding_mode="symmetric", groups=2), 0.1)
+
+
+@pytest.mark.parametrize("kernel", ["separable", "random"])
+@pytest.mark.parametrize("mode", MODES)
+def test_super_resolution_by_four(mode, kernel):
+    rng = np.random.default_rng(4)
+    weight = np.multiply.outer(gaussian(8), gaussian(8)) if kernel == "separable" else rng.standard_normal((8, 8)) / 8
+    A = Conv2d(weight, (24, 16), stride=4, padding=2, padding_mode=mode)
+    closed = "circulant" if mode == "circular" else "kronecker" if kernel == "separable" else "direct"
+    assert_solves(A, 0.01, closed, kind="schwarz" if closed == "direct" else closed)
+
+
+DIFFERENCES = np.array([[[0, 0], [-1, 1]], [[0, -1], [0, 1]]], dtype=float)[:, None]
+LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=float)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("R", ["laplacian", "differences", "decimated"])
+def test_regularizers_of_circular_problems(R, stride):
+    rng = np.random.default_rng(5)
+    A = Conv2d(rng.standard_normal((1, 1, 3, 3)), (8, 12), stride=stride, padding=1, padding_mode="circular")
+    layer = {
+        "laplacian": (LAPLACIAN[None, None], {"padding": 1}),
+        "differences": (DIFFERENCES, {"padding": ((1, 0), (1, 0))}),
+        "decimated": (rng.standard_normal((4, 1, 2, 2)), {"stride": 2}),
+    }[R]
+    penalty = Conv2d(layer[0], (8, 12), padding_mode="circular", **layer[1])
+    assert_solves(A, 0.3, "circulant", R=penalty, kind="circulant")
+
+
+def test_regularizers_with_other_groups_and_of_transposes():
+    rng = np.random.default_rng(6)
+    layer = {"padding": 1, "padding_mode": "circular"}
+    A = Conv2d(rng.standard_normal((3, 4, 3, 3)), (6, 4), stride=2, **layer)
+    R = Conv2d(rng.standard_normal((4, 1, 3, 3)), (6, 4), groups=4, **layer)
+    assert_solves(A, 0.3, "circulant", R=R, kind="circulant")
+    penalty = Conv2d(rng.standard_normal((3, 1, 3, 3)), (3, 2), groups=3, **layer)
+    assert_solves(A.T, 0.3, "circulant", R=penalty, kind="circulant")
+    assert_solves(A.T, 0.3, "circulant", R=Conv2d(rng.standard_normal((2, 3, 3, 1)), (3, 2), stride=(3, 2),
+                                                 padding=((0, 0), (0, 0)), padding_mode="circular"))  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", BORDERS)
+def test_regularizers_at_other_borders(mode):
+    rng = np.random.default_rng(7)
+    size = (9, 8)
+    blur = Conv2d(np.outer([1, 3, 1], [1, 3, 2]) / 30, size, padding=1, padding_mode=mode)
+    along_rows = Conv2d(np.array([[1.0, -1.0]]), size)
+    assert_solves(blur, 0.2, "kronecker", R=along_rows, kind="kronecker")
+    laplacian = Conv2d(LAPLACIAN, size, padding=1, padding_mode=mode)
+    assert_solves(blur, 0.2, R=laplacian)
+    assert_solves(Conv2d(rng.standard_normal((3, 3)), size, stride=2, padding=1, padding_mode=mode), 0.2, R=laplacian)
+    if mode == "symmetric":
+        even = Conv2d(LAPLACIAN + 5 * np.ones((3, 3)), size, padding=1, padding_mode=mode)
+        assert_solves(even, 0.2, "dct", R=laplacian, kind="dct")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", ["separable", "motion"])
+def test_equals_the_limit_of_lsqr(mode, kernel):
+    rng = np.random.default_rng(8)
+    weight = np.multiply.outer(gaussian(9), gaussian(9)) if kernel == "separable" else motion(9)
+    A = Conv2d(weight, (40, 48), padding=4, padding_mode=mode)
+    y = rng.standard_normal(A.shape[0])
+    x, info = tikhonov(A, y, 0.1, rtol=1e-12)
+    assert info.converged
+    limit = lsqr(A, y, damp=0.1, atol=1e-14, btol=1e-14, iter_lim=5000)[0]
+    np.testing.assert_allclose(x, limit, atol=1e-10 * np.abs(limit).max(), rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+@pytest.mark.parametrize("data", [np.float32, np.complex128])
+def test_dtypes(dtype, data):
+    rng = np.random.default_rng(9)
+    A = Conv2d(random(rng, (3, 3), dtype), (8, 8), padding=1, padding_mode="reflect")
+    x, info = tikhonov(A, random(rng, A.output_shape, data), 0.1)
+    assert x.dtype == np.result_type(dtype, data)
+    assert info.converged
+
+
+def test_shapes():
+    rng = np.random.default_rng(10)
+    A = Conv2d(rng.standard_normal((2, 3, 3, 3)), (6, 7), padding=1)
+    y = rng.standard_normal((4, *A.output_shape))
+    images = tikhonov(A, y, 0.1)[0]
+    assert images.shape == (4, *A.input_shape)
+    columns = tikhonov(A, y.reshape(4, -1).T, 0.1)[0]
+    assert columns.shape == (A.shape[1], 4)
+    np.testing.assert_allclose(columns.T, images.reshape(4, -1), atol=1e-12)
+    one = tikhonov(A, y[1], 0.1)[0]
+    assert one.shape == A.input_shape
+    np.testing.assert_allclose(one, images[1], atol=1e-12)
+    flat = tikhonov(A, y[1].ravel(), 0.1)[0]
+    assert flat.shape == (A.shape[1],)
+    batch = tikhonov(A, y.reshape(2, 2, *A.output_shape), 0.1)[0]
+    assert batch.shape == (2, 2, *A.input_shape)
+    assert tikhonov(A, np.empty((0, *A.output_shape)), 0.1)[0].shape == (0, *A.input_shape)
+    assert not tikhonov(A, np.zeros(A.shape[0]), 0.1)[0].any()
+
+
+# ------------------------------------------------------------------------------------------------ preconditioners
+
+
+def steps(A, damp, M, y, rtol=1e-6):
+    """Iterations of scipy's cg on the normal equations."""
+    taken = []
+    _, failed = cg(normal(A, damp).tosparse(), A.H @ y, M=M, rtol=rtol, maxiter=3000, callback=taken.append)
+    assert failed == 0
+    return len(taken)
+
+
+def blurred(A, seed=0):
+    """Data of a smooth random image, with noise."""
+    rng = np.random.default_rng(seed)
+    x = np.cumsum(np.cumsum(rng.standard_normal(A.input_shape), -1), -2)
+    y = A.apply(x / np.abs(x).max()).ravel()
+    return y + 1e-3 * rng.standard_normal(y.size)
+
+
+@given(layers(), st.sampled_from([0.1, 1.0]), st.sampled_from(sorted(INVERSES)), st.booleans())
+@settings(max_examples=60)
+def test_preconditioners_are_hermitian_and_positive(layer, damp, kind, transposed):
+    A = layer.operator()
+    A = A.T if transposed else A
+    try:
+        M = preconditioner(A, damp, kind=kind)
+    except ValueError as error:
+        assert f"kind={kind!r} does not exist for this problem" in str(error)  # noqa: PT017
+        return
+    check_adjoint(M, rtol=1e-5 if M.dtype.itemsize <= 4 * (1 + (M.dtype.kind == "c")) else 1e-11)
+    assert M.H is M
+    matrix = M.toarray()
+    values = np.linalg.eigvalsh((matrix + matrix.conj().T) / 2)
+    assert values.min() > 0
+    if M.exact:
+        product = M @ normal(A, damp).toarray()
+        np.testing.assert_allclose(product, np.eye(len(matrix)), atol=1e-2 if M.dtype.itemsize == 4 else 1e-3)
+
+
+@pytest.mark.parametrize("shape", ["many patches", "channels", "strided", "transposed", "volume", "line"])
+@pytest.mark.parametrize("mode", MODES)
+def test_patches_are_those_of_the_normal_operator(mode, shape, monkeypatch):
+    """The blocks of M^-1 on the patches, found on the smallest grids, are those of the whole matrix."""
+    monkeypatch.setattr(convmat.inverses.schwarz, "PATCH_UNKNOWNS", 30)
+    monkeypatch.setattr(convmat.inverses.schwarz, "DIRECT_UNKNOWNS", 30)
+    rng = np.random.default_rng(11)
+    A = {
+        "many patches": lambda: Conv2d(rng.standard_normal((3, 4)), (23, 20), padding=(1, 2), padding_mode=mode),
+        "channels": lambda: Conv2d(rng.standard_normal((2, 3, 3, 2)), (13, 11), padding=1, padding_mode=mode),
+        "strided": lambda: Conv2d(rng.standard_normal((5, 3)), (31, 26), stride=(3, 2), padding=((2, 1), (0, 1)),
+                                  padding_mode=mode),
+        "transposed": lambda: Conv2d(rng.standard_normal((5, 3)), (46, 43), stride=(3, 2), padding=((2, 1), (0, 1)),
+                                     padding_mode=mode).T,
+        "volume": lambda: Conv3d(rng.standard_normal((2, 2, 2)), (9, 8, 9), padding=1, padding_mode=mode),
+        "line": lambda: Conv1d(rng.standard_normal(6), 150, stride=2, padding=(-1, 3) and 3, dilation=2,
+                               padding_mode=mode),
+    }[shape]()  # fmt: skip
+    problem = _problem(A, 0.3, None)
+    made = INVERSES["schwarz"](problem)
+    assert not made.exact
+    whole = normal(A, 0.3).toarray()
+    index = np.arange(problem.unknowns).reshape(problem.channels, *problem.size)
+    expected = np.zeros_like(whole)
+    for corners, _ in made._patches:
+        for corner in corners:
+            cut = index[(slice(None), *(slice(a, a + s) for a, s in zip(corner, made._side, strict=True)))].ravel()
+            expected[np.ix_(cut, cut)] += np.linalg.inv(whole[np.ix_(cut, cut)])
+    np.testing.assert_allclose(preconditioner(A, 0.3, kind="schwarz").toarray(), expected, atol=1e-11)
+    assert tikhonov(A, rng.standard_normal(A.output_shape), 0.3)[1].converged
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_exact_kinds_take_one_or_two_steps(mode):
+    A = Conv2d(np.multiply.outer(gaussian(9), gaussian(9)), (48, 48), padding=4, padding_mode=mode)
+    kinds = ["auto", "kronecker", *{"circular": ["circulant"], "symmetric": ["dct"]}.get(mode, [])]
+    for kind in kinds:
+        M = preconditioner(A, 0.01, kind=kind)
+        assert M.exact
+        assert steps(A, 0.01, M, blurred(A)) <= 2
+
+
+@pytest.mark.parametrize("mode", BORDERS)
+def test_nearly_separable_kernels_take_a_tenth_of_the_steps(mode):
+    line = gaussian(15, 2.5)
+    odd = line * (np.arange(15) - 7)
+    weight = np.multiply.outer(line, line)
+    odd = np.multiply.outer(odd, odd)
+    weight = weight + 0.05 * np.linalg.norm(weight) / np.linalg.norm(odd) * odd
+    A = Conv2d(weight, (64, 64), padding=7, padding_mode=mode)
+    y = blurred(A)
+    M = preconditioner(A, 0.01)
+    assert steps(A, 0.01, M, y) <= steps(A, 0.01, None, y) / 10
+
+
+@pytest.mark.parametrize("mode", BORDERS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_motion_blur_never_takes_more_steps(mode, stride):
+    A = Conv2d(motion(15), (52, 52), padding=7, stride=stride, padding_mode=mode)
+    y = blurred(A)
+    plain = steps(A, 0.01, None, y)
+    M = preconditioner(A, 0.01)
+    assert steps(A, 0.01, M, y) <= plain / (2 if stride == 1 else 1)
+    _, info = tikhonov(A, y, 0.01, rtol=1e-6)
+    assert info.converged
+    assert info.iterations <= plain
+    assert info.method in {"cg", *(f"cg, preconditioned by {kind}" for kind in STEP)}
+
+
+def test_steps_are_never_cheaper_than_plain_ones():
+    assert set(STEP) == set(INVERSES)
+    assert min(STEP.values()) == STEP["identity"] == 1
+
+
+# --------------------------------------------------------------------------------------------------------- errors
+
+
+A = Conv2d(np.multiply.outer(gaussian(5), gaussian(5)), (8, 8), padding=2, padding_mode="reflect")
+Y = np.ones(A.output_shape)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (TypeError, "A is a ndarray", lambda: tikhonov(np.eye(64), Y, 0.1)),
+        (TypeError, "use scipy's lsqr", lambda: normal(Pad(8, 1), 0.1)),
+        (TypeError, "regularizer is a", lambda: preconditioner(A, 0.1, regularizer=np.eye(64))),
+        (ValueError, "input_shape", lambda: tikhonov(A, Y, 0.1, regularizer=Conv2d(LAPLACIAN, (9, 9)))),
+        (TypeError, "damp=1j", lambda: tikhonov(A, Y, 1j)),
+        (TypeError, "damp='a'", lambda: normal(A, "a")),
+        (TypeError, "damp=True", lambda: normal(A, True)),
+        (ValueError, "damp=-1", lambda: preconditioner(A, -1)),
+        (ValueError, "damp=nan", lambda: tikhonov(A, Y, float("nan"))),
+        (ValueError, "damp=inf", lambda: tikhonov(A, Y, float("inf"))),
+        (ValueError, "kind='x' must be one of", lambda: preconditioner(A, 0.1, kind="x")),
+        (TypeError, "kind=1", lambda: preconditioner(A, 0.1, kind=1)),
+        (ValueError, "kind='dct' does not exist", lambda: preconditioner(Conv2d(LAPLACIAN, (8, 8)), 1, kind="dct")),
+        (ValueError, "2 entries that are not finite", lambda: tikhonov(A, np.where(np.arange(64) < 2, np.nan, 1), 1)),
+        (ValueError, "y has shape (7, 8)", lambda: tikhonov(A, Y[1:], 0.1)),
+        (TypeError, "y has dtype", lambda: tikhonov(A, Y.astype(str), 0.1)),
+        (ValueError, "weight of A", lambda: tikhonov(Conv1d([1, np.nan], 8), np.ones(7), 0.1)),
+        (ValueError, "rtol=-1", lambda: tikhonov(A, Y, 0.1, rtol=-1)),
+        (TypeError, "rtol='a'", lambda: tikhonov(A, Y, 0.1, rtol="a")),
+        (ValueError, "maxiter=0", lambda: tikhonov(A, Y, 0.1, maxiter=0)),
+        (TypeError, "maxiter=1.5", lambda: tikhonov(A, Y, 0.1, maxiter=1.5)),
+    ],
+)  # fmt: skip
+def test_errors_say_what_is_wrong(error, words, call):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "singular",
+    [
+        Conv2d(np.ones((2, 2)), (8, 8), padding=((1, 0), (1, 0)), padding_mode="circular"),
+        Conv2d(np.ones((3, 3)), (8, 8), stride=2, padding=1, padding_mode="reflect"),
+        Conv2d(np.ones((3, 3)), (9, 9), padding=1, padding_mode="symmetric"),
+        Conv2d(np.zeros((3, 3)), (8, 8), padding=1),
+        Conv2d(LAPLACIAN, (8, 8), padding=1, padding_mode="symmetric"),
+        Conv2d(np.ones((2, 1, 2, 2)), (8, 8), padding=((1, 0), (1, 0)), padding_mode="circular"),
+        Conv2d(np.eye(3), (4, 4)).T.T,
+    ],
+)
+def test_singular_problems_are_refused(singular):
+    with pytest.raises(np.linalg.LinAlgError, match="damp"):
+        tikhonov(singular, np.ones(singular.shape[0]), 0)
+
+
+def test_a_regularizer_that_misses_what_a_misses():
+    differences = Conv2d(np.array([[1.0, -1.0]]), (8, 8), padding=((0, 0), (1, 0)), padding_mode="circular")
+    with pytest.raises(np.linalg.LinAlgError):
+        tikhonov(differences, np.ones((8, 8)), 0.1, regularizer=differences)
+
+
+def test_invertible_problems_without_damp():
+    weight = np.pad([[4.0]], 1) + 0.2
+    for mode in MODES:
+        B = Conv2d(weight, (8, 8), padding=1, padding_mode=mode)
+        x = np.random.default_rng(0).standard_normal(B.shape[1])
+        np.testing.assert_allclose(tikhonov(B, B @ x, 0)[0], x, atol=1e-12)
+
+
+def test_what_does_not_converge_says_so():
+    B = Conv2d(motion(9), (36, 36), padding=4, padding_mode="reflect")
+    x, info = tikhonov(B, blurred(B), 1e-3, maxiter=3)
+    assert not info.converged
+    assert info.iterations == 3
+    assert info.relative_residual > 1e-8
+    assert isinstance(info, SolveInfo)
+    b = B.H @ blurred(B)
+    actual = np.linalg.norm(b - normal(B, 1e-3) @ x) / np.linalg.norm(b)
+    assert abs(info.relative_residual - actual) <= 1e-9
+
+
+def test_callback_sees_the_solution_in_its_shape():
+    B = Conv2d(motion(9), (36, 36), padding=4, padding_mode="reflect")
+    seen = []
+    x, info = tikhonov(B, blurred(B).reshape(B.output_shape), 0.05, callback=lambda image: seen.append(image.copy()))
+    assert len(seen) == info.iterations
+    np.testing.assert_array_equal(seen[-1], x)
+    assert seen[0].shape == B.input_shape
+
+
+def test_a_tiny_damp_is_corrected_or_admitted():
+    B = Conv2d(np.multiply.outer(gaussian(9), gaussian(9)), (40, 40), padding=4, padding_mode="reflect")
+    y = blurred(B)
+    for damp in (1e-5, 1e-8):
+        x, info = tikhonov(B, y, damp)
+        expected = np.linalg.lstsq(np.vstack([B.toarray(), damp * np.eye(1600)]), np.pad(y, (0, 1600)))[0]
+        assert np.abs(x - expected).max() <= 1e-6 * np.abs(expected).max()
+        assert info.converged == (info.relative_residual <= 1e-8)
+
+
+def test_kinds_that_do_not_exist():
+    B = Conv2d(np.ones((2, 2, 3, 3)), (8, 8), stride=2)
+    for kind in ("kronecker", "dct"):
+        with pytest.raises(UnsupportedError):
+            INVERSES[kind](_problem(B, 0.1, None))
