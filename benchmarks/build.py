@@ -2,8 +2,8 @@
 
 ``python benchmarks/build.py`` prints a Markdown table. All of a row takes turns in one process. "A" and "A^T" are the
 CSR arrays of the convolution and, built directly, of its transpose; "memory" is the peak of the allocations while A is
-built, over the size of its arrays. The peers build the same A: COO from all its entries, a Kronecker sum of Toeplitz blocks,
-``A.T.tocsr()`` for A^T, and sparse-convolution where it is installed.
+built, over the size of its arrays. The peers build the same A: COO from all its entries, a Kronecker sum of Toeplitz
+blocks, ``A.T.tocsr()`` for A^T, and sparse-convolution where it is installed.
 """
 
 from __future__ import annotations

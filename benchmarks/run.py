@@ -44,13 +44,15 @@ def main() -> None:
         "# Results",
         "",
         f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}, "
-        f"scipy {scipy.__version__}. Written by `python benchmarks/run.py`. Medians. In the tables of products and of lsqr, "
-        "a number without a unit is the time of a peer over that of convmat: above 1, convmat is faster; empty where the "
-        "peer cannot, or would take minutes.",
+        f"scipy {scipy.__version__}. Written by `python benchmarks/run.py`. Medians. In the tables of products and of "
+        "lsqr, a number without a unit is the time of a peer over that of convmat: above 1, convmat is faster; empty "
+        "where the peer cannot, or would take minutes.",
         "",
         output("build.py", pinned=True),
-        output("products.py"),
+        output("products.py", "--seconds", "0.6"),
         output("solvers.py", pinned=True),
+        output("spectrum.py"),
+        output("solve.py", pinned=True),
         "### The planner\n",
         "```text",
         output("plan.py", pinned=True).splitlines()[-1],

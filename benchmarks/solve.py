@@ -14,8 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.sparse.linalg import cg, lsqr
 
-from convmat import Conv2d
-from convmat.solve import normal, preconditioner, tikhonov
+from convmat import Conv2d, normal, preconditioner, tikhonov
 
 DAMP, RTOL = 1e-2, 1e-6
 BORDERS = ("reflect", "replicate", "symmetric", "zeros")

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import svds
 
-from convmat import Conv2d
-from convmat.norms import norm_bounds
+from convmat import Conv2d, norm_bounds, singular_values
 from convmat.products.threads import workers
-from convmat.spectrum import singular_values
 
 CHANNELS, SIZE = 64, 32
 

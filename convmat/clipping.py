@@ -70,8 +70,8 @@ def clip_singular_values(
     --------
     >>> import numpy as np
     >>> from convmat import Conv2d
-    >>> from convmat.clipping import clip_singular_values
-    >>> from convmat.spectrum import singular_values
+    >>> from convmat import clip_singular_values
+    >>> from convmat import singular_values
     >>> W = np.random.default_rng(0).standard_normal((8, 8, 3, 3))
     >>> V = clip_singular_values(W, (12, 12), 2.0)
     >>> A = Conv2d(V, (12, 12), padding=1, padding_mode="circular")

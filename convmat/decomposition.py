@@ -46,7 +46,7 @@ def svd(A: Convolution) -> SVD:
     --------
     >>> import numpy as np
     >>> from convmat import Conv2d
-    >>> from convmat.decomposition import svd
+    >>> from convmat import svd
     >>> rng = np.random.default_rng(0)
     >>> A = Conv2d(rng.standard_normal((4, 3, 3, 3)), (8, 6), stride=2, padding=1, padding_mode="circular")
     >>> F = svd(A)

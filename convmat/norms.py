@@ -110,7 +110,7 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     --------
     >>> import numpy as np
     >>> from convmat import Conv2d
-    >>> from convmat.norms import norm_bounds
+    >>> from convmat import norm_bounds
     >>> W = np.random.default_rng(0).standard_normal((16, 8, 3, 3))
     >>> A = Conv2d(W, (20, 20), stride=2, padding=1)
     >>> lower, upper = norm_bounds(A)

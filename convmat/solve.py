@@ -175,7 +175,7 @@ def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None
     --------
     >>> import numpy as np
     >>> from convmat import Conv1d
-    >>> from convmat.solve import normal
+    >>> from convmat import normal
     >>> A = Conv1d([1.0, 2.0, 1.0], 6, padding="same", padding_mode="reflect")
     >>> N = normal(A, 0.1)
     >>> bool(np.allclose(N.toarray(), A.toarray().T @ A.toarray() + 0.01 * np.eye(6)))
@@ -255,7 +255,7 @@ def preconditioner(
     >>> import numpy as np
     >>> from scipy.sparse.linalg import cg
     >>> from convmat import Conv2d
-    >>> from convmat.solve import normal, preconditioner
+    >>> from convmat import normal, preconditioner
     >>> k = np.exp(-0.5 * np.arange(-3, 4) ** 2)
     >>> A = Conv2d(np.outer(k, k) / k.sum() ** 2, (64, 64), padding=3, padding_mode="reflect")
     >>> M = preconditioner(A, 1e-2)
@@ -359,7 +359,7 @@ def tikhonov(
     >>> import numpy as np
     >>> from scipy.sparse.linalg import lsqr
     >>> from convmat import Conv2d
-    >>> from convmat.solve import tikhonov
+    >>> from convmat import tikhonov
     >>> rng = np.random.default_rng(0)
     >>> k = np.array([1.0, 2.0, 1.0]) / 4
     >>> A = Conv2d(np.outer(k, k), (12, 10), stride=2, padding=1, padding_mode="replicate")

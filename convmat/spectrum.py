@@ -86,7 +86,7 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     --------
     >>> import numpy as np
     >>> from convmat import Conv2d
-    >>> from convmat.spectrum import singular_values
+    >>> from convmat import singular_values
     >>> rng = np.random.default_rng(0)
     >>> A = Conv2d(rng.standard_normal((4, 3, 3, 3)), (8, 6), stride=2, padding=1, padding_mode="circular")
     >>> sigma = singular_values(A)

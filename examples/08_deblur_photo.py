@@ -14,8 +14,7 @@ import numpy as np
 from _picture import save_picture
 from scipy.sparse.linalg import cg, lsqr
 
-from convmat import Conv2d, plot
-from convmat.solve import normal, preconditioner, tikhonov
+from convmat import Conv2d, normal, plot, preconditioner, tikhonov
 
 # %%
 # A lens blur, slightly tilted: the second singular value of the kernel is 5 % of the first. And a little noise.

@@ -14,8 +14,7 @@ from _picture import save_picture
 from scipy.ndimage import zoom
 from scipy.sparse.linalg import cg, lsqr
 
-from convmat import Conv2d, plot
-from convmat.solve import normal, tikhonov
+from convmat import Conv2d, normal, plot, tikhonov
 
 # %%
 # A camera: each of its pixels sees a soft spot of the scene.

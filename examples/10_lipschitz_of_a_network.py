@@ -13,8 +13,7 @@ import math
 import numpy as np
 from _picture import save_picture
 
-from convmat import Conv2d, plot
-from convmat.norms import norm_bounds
+from convmat import Conv2d, norm_bounds, plot
 
 # %%
 # A small network for 32 x 32 colour images, with random weights (He), strides, and a depthwise layer.
