@@ -91,6 +91,10 @@ class Axis:
         taps = np.arange(self.taps, dtype=np.int64)
         return self.stride * outputs[:, None] + (self.dilation * taps - self.lo)
 
+    def lattice(self) -> list[tuple[int, int]]:
+        """(shift, phase) of each tap k: it reads sample m + shift of the phase, s (m + shift) + phase = s m + d k."""
+        return [divmod(self.dilation * k, self.stride) for k in range(self.taps)]
+
     def table(self, outputs: Index | None = None) -> Index:
         """The table taps[m, k] of the given outputs (all of them by default). (len, K)"""
         if outputs is None:

@@ -99,7 +99,7 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     rows, cols = g.axes[-2:]
     read = rows.stride * (rows.output - 1) + rows.span
     if transpose:
-        shifts = len({cols.dilation * k // cols.stride for k in range(cols.taps)})
+        shifts = len({shift for shift, _ in cols.lattice()})
         reach, width = (rows.span - 1) // rows.stride, -(-cols.padded // cols.stride)
         sent = ins * rows.padded * cols.padded
         return {

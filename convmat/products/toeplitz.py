@@ -105,14 +105,13 @@ class _Line:
     """A x and A^T y of one axis: windows of L = (b-1) s + d (K-1) + 1 samples times a Toeplitz matrix are b outputs."""
 
     def __init__(self, kernel: NDArray[Any], axis: Axis, block: int | None) -> None:
-        groups, outs, ins, taps = kernel.shape
+        groups, outs, ins, _taps = kernel.shape
         self._shape, self._axis = (groups, outs, ins), axis
         self._block = b = block or max(1, -(-16 // outs), min(32, axis.taps // (2 * axis.stride)))
         self._window, self._reach = (b - 1) * axis.stride + axis.span, (axis.span - 1) // axis.stride
         down = np.zeros((groups, ins, self._window, outs, b), dtype=kernel.dtype)
         up = np.zeros((groups, outs, self._reach + b, ins, b, axis.stride), dtype=kernel.dtype)
-        for k in range(taps):
-            back, phase = divmod(axis.dilation * k, axis.stride)
+        for k, (back, phase) in enumerate(axis.lattice()):
             for j in range(b):
                 down[:, :, axis.stride * j + axis.dilation * k, :, j] = kernel[..., k].transpose(0, 2, 1)
                 up[:, :, self._reach - back + j, :, j, phase] = kernel[..., k]
@@ -241,8 +240,7 @@ class _Down:
     def __init__(self, rows: Axis, cols: Axis, block: int, block_bytes: int) -> None:
         self._row_stride, self._cols, self._width = rows.stride, cols, cols.output
         self._block, self._window = block, (block - 1) * rows.stride + rows.span
-        # tap k reads column s j + d k: column j + shift of the phase
-        self._reads = [divmod(cols.dilation * k, cols.stride) for k in range(cols.taps)]
+        self._reads = cols.lattice()
         step = block * max(1, min(BAND_BYTES // block_bytes, rows.output // block))
         whole = rows.output // block * block
         self.bands = [(start, min(start + step, whole), 0) for start in range(0, whole, step)]
@@ -360,12 +358,11 @@ class _Up:
     """
 
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None) -> None:
-        groups, outs, ins, row_taps, col_taps = kernel.shape
+        groups, outs, ins, _row_taps, _col_taps = kernel.shape
         self._shape = groups, outs, ins
         self._row_stride, self._col_stride = rows.stride, cols.stride
         self._outputs, self._padded = rows.output, cols.padded
-        # tap k sends to column s j + d k: from column j - shift of y to its phase
-        sends = [divmod(cols.dilation * k, cols.stride) for k in range(col_taps)]
+        sends = cols.lattice()  # tap k sends column j - shift of y to column j of its phase
         self._shifts = sorted({shift for shift, _ in sends})
         self._phases = sorted({phase for _, phase in sends})
         total = -(-rows.padded // rows.stride)
@@ -375,8 +372,7 @@ class _Up:
         matrix = np.zeros(
             (groups, len(self._phases), ins, b, rows.stride, reach + b, outs, len(self._shifts)), dtype=kernel.dtype
         )
-        for k in range(row_taps):
-            back, row_phase = divmod(rows.dilation * k, rows.stride)
+        for k, (back, row_phase) in enumerate(rows.lattice()):
             for j, (shift, phase) in enumerate(sends):
                 p, t = self._phases.index(phase), self._shifts.index(shift)
                 for i in range(b):
