@@ -1,25 +1,20 @@
-"""Pictures. Needs the extra `plot` (matplotlib and pillow), which is imported when the first picture is made.
-
-Every function that draws takes the axes or the figure to draw on, and returns what it drew. Colours are safe for
-colour-blind readers; photographs are grey.
-"""
+"""Photographs, and images side by side."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmat.plot.style import missing_extra, new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-
-__all__ = ["cells", "image_pair", "new_figure", "photo", "psnr", "save"]
 
 _PHOTO_BOX = (0, 16, 512, 528)
 """The square of matplotlib's sample photograph that shows the face: left, upper, right, lower."""
@@ -60,7 +55,7 @@ def photo(size: int = 256) -> NDArray[np.float64]:
         from matplotlib import cbook
         from PIL import Image
     except ImportError as error:
-        raise _missing("the sample photograph", error) from error
+        raise missing_extra("the sample photograph", error) from error
 
     with Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))) as image:
         square = image.convert("L").crop(_PHOTO_BOX).resize((int(size), int(size)), Image.Resampling.LANCZOS)
@@ -95,29 +90,6 @@ def psnr(image: ArrayLike, reference: ArrayLike) -> float:
         raise ValueError(f"image has shape {a.shape}: it must be {b.shape}, the shape of the reference")
     error = float(np.mean(np.abs(a - b) ** 2))
     return -10 * math.log10(error) if error > 0 else math.inf
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty matplotlib figure, in inches, which is not shown on any screen.
-
-    Parameters
-    ----------
-    width, height : float
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is missing; it names the extra.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise _missing("a picture", error) from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
 def image_pair(
@@ -227,43 +199,3 @@ def cells(
     if title:
         ax.set_title(title, fontsize=11)
     return image
-
-
-def save(figure: Figure, path: str | Path, *, dpi: float = 100) -> Path:
-    """Write a figure to a file, and make its folder if there is none.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-    path : str or Path
-        Its suffix is the format, as in ``Figure.savefig``.
-    dpi : float
-        Pixels per inch.
-
-    Returns
-    -------
-    Path
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi)
-    if path.suffix.lower() == ".png":
-        _drop_colour(path)
-    return path
-
-
-def _drop_colour(path: Path) -> None:
-    """Store a PNG that holds grey alone as a grey one, a third of the size."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB"))
-    if np.all(pixels == pixels[..., :1]):
-        Image.fromarray(pixels[..., 0]).save(path, optimize=True)
-
-
-def _missing(what: str, error: ImportError) -> ImportError:
-    return ImportError(
-        f"{what} needs {error.name or 'matplotlib'}: install the extra `plot`, pip install 'convmat[plot]'",
-        name=error.name,
-    )
