@@ -7,6 +7,9 @@ Write the input in phases, x_r[j] = x[s j + r], and each tap's offset as d k - l
 a convolution of stride 1 on the coarse grid, with C_in s^D input channels. Where everything is periodic with period M
 on that grid, x_r[j] = v_r e^(i theta j) gives y[m] = B(theta) v e^(i theta m): the matrix B(theta) = sum over q of
 W[q] e^(i theta q), (C_out / G, C_in / G s^D) for each group, at the frequencies theta = 2 pi f / M.
+
+On a grid that is coarser by another factor t, the output has phases too: y_p[m] = y[t m + p] reads x at
+s (t m + p) + d k - lo, so that s becomes s t, and the tap of phase p is at s p + d k - lo.
 """
 
 from __future__ import annotations
@@ -105,36 +108,51 @@ class Symbol:
         return float(np.sqrt((total**2).sum(axis=(1, 2)).max()))
 
 
-def symbol(geometry: Geometry, kernel: NDArray[Any], *, every_phase: bool = False) -> Symbol:
+def symbol(
+    geometry: Geometry, kernel: NDArray[Any], *, coarser: Sequence[int] | None = None, every_phase: bool = False
+) -> Symbol:
     """The symbol of a convolution with the kernel (C_out, C_in / G, K_1..K_D), in double precision.
 
-    Phases that no tap reads are columns of zeros; they are left out unless `every_phase`.
+    `coarser` is t of each axis, 1 by default; rows are (o, p_1..p_D). Phases r that no tap reads are columns of zeros;
+    they are left out unless `every_phase`.
     """
     dims, groups = geometry.ndim, geometry.groups
     outs, ins = kernel.shape[0] // groups, kernel.shape[1]
+    factors = tuple(coarser or (1,) * dims)
     shifts, phases, lines, at = [], [], [], []
-    for axis in geometry.axes:
-        q, r = np.divmod(axis.dilation * np.arange(axis.taps, dtype=np.int64) - axis.lo, axis.stride)
+    for axis, t in zip(geometry.axes, factors, strict=True):
+        q, r = np.divmod(axis.reach(np.arange(t, dtype=np.int64)).T, axis.stride * t)  # (K, t)
         distinct, line = np.unique(q, return_inverse=True)
-        possible = np.arange(axis.stride, dtype=np.int64) if every_phase else np.unique(r)
+        possible = np.arange(axis.stride * t, dtype=np.int64) if every_phase else np.unique(r)
         shifts.append(distinct)
         phases.append(possible)
-        lines.append(line)
+        lines.append(line.reshape(q.shape))
         at.append(np.searchsorted(possible, r))
     wide = np.result_type(kernel, np.float64)
-    taps = np.zeros((*map(len, shifts), groups, outs, ins, *map(len, phases)), dtype=wide)
-    grouped = kernel.reshape(groups, outs, ins, *kernel.shape[2:])
-    # No two taps share their (q, r): an assignment is enough.
-    place: tuple[Any, ...] = (*np.ix_(*lines), *[slice(None)] * 3, *np.ix_(*at))
-    taps[place] = np.moveaxis(grouped, range(3), range(dims, dims + 3))
-    cols = ins * math.prod(map(len, phases))
-    return Symbol(taps.reshape(*taps.shape[:dims], groups, outs, cols), tuple(shifts), tuple(phases))
+    taps = np.zeros((*map(len, shifts), groups, outs, *factors, ins, *map(len, phases)), dtype=wide)
+    grouped = np.moveaxis(kernel.reshape(groups, outs, ins, *kernel.shape[2:]), range(3), range(-3, 0))
+    # No two taps of an output share their (q, r): an assignment is enough.
+    outputs = np.ix_(*map(range, factors))
+    place: tuple[Any, ...] = (
+        *_open(lines), slice(None), slice(None), *outputs, slice(None), *_open(at)
+    )  # fmt: skip
+    taps[place] = grouped.reshape(*kernel.shape[2:], *(1,) * dims, groups, outs, ins)
+    rows, cols = outs * math.prod(factors), ins * math.prod(map(len, phases))
+    return Symbol(taps.reshape(*taps.shape[:dims], groups, rows, cols), tuple(shifts), tuple(phases))
 
 
 def periodic(axis: Axis) -> bool:
     """Whether the matrix of the axis is every s-th row of a circulant one: a block-diagonal matrix to the FFT."""
-    inside = axis.interior == (0, axis.output)  # no output reads the padding: its mode does not matter
-    return axis.output * axis.stride == axis.size and (inside or axis.mode == "circular")
+    return axis.output * axis.stride == axis.size and (axis.mode == "circular" or axis.reads_no_padding)
+
+
+def _open(tables: Sequence[Index]) -> list[Index]:
+    """Tables (K_a, t_a), one per axis, with axes that broadcast to (K_1..K_D, t_1..t_D)."""
+    dims = len(tables)
+    shapes = [[1] * (2 * dims) for _ in tables]
+    for axis, table in enumerate(tables):
+        shapes[axis][axis], shapes[axis][dims + axis] = table.shape
+    return [table.reshape(shape) for table, shape in zip(tables, shapes, strict=True)]
 
 
 def stored(size: int, half: bool) -> int:

@@ -86,6 +86,11 @@ class Axis:
         last = (self.size - self.span + self.lo) // self.stride + 1
         return first, max(first, min(last, self.output))
 
+    @property
+    def reads_no_padding(self) -> bool:
+        """Whether no output reads beyond the input, so that the padding mode makes no difference."""
+        return self.interior == (0, self.output)
+
     def reach(self, outputs: Index) -> Index:
         """Positions s m + d k - lo, counted from the first input sample, before the padding mode. (len, K)"""
         taps = np.arange(self.taps, dtype=np.int64)

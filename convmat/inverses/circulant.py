@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from convmat.geometry import Geometry
 from convmat.inverses.problem import (
     Inverse,
     Problem,
@@ -28,9 +28,10 @@ from convmat.inverses.problem import (
     is_forward,
     kernel_of,
     lattice,
-    reads_no_padding,
 )
 from convmat.operators import Convolution
+from convmat.spectrum import is_periodic
+from convmat.symbol import stored, symbol
 
 _BLOCK_BYTES = 2**31
 """Bytes of all blocks beyond which a transform is refused."""
@@ -70,7 +71,7 @@ class Circulant(Inverse):
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
-        return all(is_circulant(term) for term in problem.terms) and not any(
+        return all(is_periodic(term.geometry) for term in problem.terms) and not any(
             n % step for n, step in zip(problem.size, lattice(problem), strict=True)
         )
 
@@ -115,10 +116,16 @@ class Circulant(Inverse):
         """The blocks of an operator, one per group and frequency of the torus. (G, F, rows, cols)"""
         g, stride = term.geometry, term.geometry.stride
         forward = is_forward(term)
-        steps = self._step if forward else tuple(s * step for s, step in zip(stride, self._step, strict=True))
-        sizes = tuple(n * step for n, step in zip(self._coarse, steps, strict=True))
+        coarser = tuple(step // s for s, step in zip(stride, self._step, strict=True)) if forward else self._step
         kernel = _merge_groups(kernel_of(term), g.groups, self._groups)
-        blocks = _circulant_blocks(g, kernel, steps, sizes, self._real)
+        merged = replace(g, groups=self._groups)
+        polynomial = symbol(merged, kernel, coarser=coarser, every_phase=True)
+        entries = math.prod((*self._coarse, *polynomial.block))
+        if 16 * entries > _BLOCK_BYTES:
+            raise UnsupportedError(f"the blocks of all frequencies have {entries} entries")
+        sample = polynomial.sampler(self._coarse, (0,) * g.ndim, half=self._real)
+        blocks = sample(0, stored(self._coarse[0], self._real and g.ndim == 1))
+        blocks = np.moveaxis(blocks.reshape(-1, *polynomial.block), 1, 0)
         return blocks if forward else blocks.conj().swapaxes(2, 3)
 
     def _embed(self, r: NDArray[Any]) -> NDArray[Any]:
@@ -154,14 +161,6 @@ class Circulant(Inverse):
         return cut.transpose(order).reshape(batch, self.problem.channels, *self._torus)
 
 
-def is_circulant(operator: Convolution) -> bool:
-    """Whether a convolution is circular on its own grid: every axis M s = N, and no padding but a circular one read."""
-    return all(
-        axis.output * axis.stride == axis.size and (axis.mode == "circular" or reads_no_padding(axis))
-        for axis in operator.geometry.axes
-    )
-
-
 def _torus(problem: Problem, step: tuple[int, ...]) -> tuple[int, ...]:
     """A torus, larger than x by the reach of two kernels, with sides that transform fast."""
     sides = []
@@ -173,45 +172,14 @@ def _torus(problem: Problem, step: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sides)
 
 
-def _circulant_blocks(
-    geometry: Geometry, kernel: NDArray[Any], steps: tuple[int, ...], sizes: tuple[int, ...], real: bool
-) -> NDArray[Any]:
-    """The blocks of the circular convolution on an input of the given sizes, cut into phases of the given steps.
-
-    Output m = (L/s) j + q reads through tap k the input L j + v, v = s q + d k - lo = L u + p: phase p, shifted by u.
-    """
-    groups, outs, ins = kernel.shape[:3]
-    rows = tuple(step // s for step, s in zip(steps, geometry.stride, strict=True))
-    coarse = tuple(n // step for n, step in zip(sizes, steps, strict=True))
-    entries = groups * outs * math.prod(rows) * ins * math.prod(steps) * math.prod(coarse)
-    if 16 * entries > _BLOCK_BYTES:
-        raise UnsupportedError(f"the blocks of all frequencies have {entries} entries")
-    local = np.zeros((groups, outs, *rows, ins, *steps, *coarse), dtype=kernel.dtype)
-    for taps in np.ndindex(*kernel.shape[3:]):
-        for phase in np.ndindex(*rows):
-            position = [
-                s * q + d * k - lo
-                for s, q, d, k, (lo, _) in zip(
-                    geometry.stride, phase, geometry.dilation, taps, geometry.padding, strict=True
-                )
-            ]
-            at = [(-(v // step)) % n for v, step, n in zip(position, steps, coarse, strict=True)]
-            column = [v % step for v, step in zip(position, steps, strict=True)]
-            local[(slice(None), slice(None), *phase, slice(None), *column, *at)] += kernel[(..., *taps)]
-    dims = len(steps)
-    stack = local.reshape(groups, outs * math.prod(rows), ins * math.prod(steps), *coarse)
-    spectra = (fft.rfftn if real else fft.fftn)(stack, axes=range(3, 3 + dims))
-    return np.moveaxis(np.asarray(spectra).reshape(*stack.shape[:3], -1), 3, 1)
-
-
 def _merge_groups(kernel: NDArray[Any], groups: int, common: int) -> NDArray[Any]:
-    """The kernel of fewer groups, which divide the groups it has. (G', C_out / G', C_in / G', K_1..K_D)"""
+    """The kernel of fewer groups, which divide the groups it has. (C_out, C_in / G', K_1..K_D)"""
     outs, ins, inner = len(kernel) // groups, kernel.shape[1], groups // common
     split = kernel.reshape(common, inner, outs, ins, *kernel.shape[2:])
     merged = np.zeros((common, inner, outs, inner, ins, *kernel.shape[2:]), dtype=kernel.dtype)
     for i in range(inner):
         merged[:, i, :, i] = split[:, i]
-    return merged.reshape(common, inner * outs, inner * ins, *kernel.shape[2:])
+    return merged.reshape(len(kernel), inner * ins, *kernel.shape[2:])
 
 
 def _diagonal_scale(problem: Problem) -> NDArray[Any] | None:

@@ -19,7 +19,6 @@ from convmat.inverses.problem import (
     UnsupportedError,
     check_invertible,
     is_forward,
-    reads_no_padding,
     single_kernels,
 )
 from convmat.operators import Convolution
@@ -63,7 +62,7 @@ def is_even(operator: Convolution) -> bool:
     kernel = operator.geometry.kernel(operator.weight)
     return (
         is_forward(operator)
-        and all(axis.mode == "symmetric" or reads_no_padding(axis) for axis in operator.geometry.axes)
+        and all(axis.mode == "symmetric" or axis.reads_no_padding for axis in operator.geometry.axes)
         and all(axis.stride == 1 and 2 * axis.lo == 2 * axis.hi == axis.span - 1 for axis in operator.geometry.axes)
         and all(np.array_equal(kernel, np.flip(kernel, axis)) for axis in range(2, kernel.ndim))
     )

@@ -199,11 +199,6 @@ def _reach(term: Convolution, axis: Axis) -> int:
     return -(-(axis.span + max(0, axis.lo, axis.hi) + cropped) // axis.stride) + 1
 
 
-def reads_no_padding(axis: Axis) -> bool:
-    """Whether the padding mode of an axis makes no difference."""
-    return axis.interior == (0, axis.output)
-
-
 def check_invertible(smallest: float, largest: float, count: int) -> None:
     """Refuse to divide by rounding errors.
 

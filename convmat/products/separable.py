@@ -77,6 +77,15 @@ def _blocks(matrix: Any, rows: int) -> list[_Block]:
     return blocks
 
 
+@dataclass(frozen=True)
+class _Term:
+    """One separable product: from a channel, to a channel, the blocks of each axis matrix."""
+
+    source: int
+    target: int
+    axes: list[list[_Block]]
+
+
 class Separable:
     """A x and A^T y as a sum of separable products: the method of kernels of low rank, right for every kernel."""
 
@@ -86,39 +95,39 @@ class Separable:
         axes = (Axis(1, 1), *geometry.axes)[-max(2, geometry.ndim) :]
         kernel = geometry.kernel(weight)
         outs, ins = kernel.shape[0] // geometry.groups, kernel.shape[1]
-        self._terms = [
-            (out, out // outs * ins + channel, _Term(axes, vectors))
-            for out in range(kernel.shape[0])
-            for channel in range(ins)
-            for vectors in separate(kernel[out, channel].reshape([axis.taps for axis in axes]))
-        ]
+        self._down: list[_Term] = []
+        self._up: list[_Term] = []
+        for out, channel in np.ndindex(*kernel.shape[:2]):
+            place = out // outs * ins + channel
+            for vectors in separate(kernel[out, channel].reshape([axis.taps for axis in axes])):
+                matrices = [axis_matrix(axis, vector) for axis, vector in zip(axes, vectors, strict=True)]
+                down = [_blocks(m, max(8, ROWS // a.stride)) for a, m in zip(axes, matrices, strict=True)]
+                self._down.append(_Term(place, out, down))
+                self._up.append(_Term(out, place, [_blocks(m.T.tocsr(), ROWS) for m in matrices]))
         self._pool = Pool()
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
         geometry = self._geometry
-        y = np.empty((len(x), geometry.out_channels, *geometry.output_size), dtype=x.dtype)
-        sources, targets = self._planes(x), self._planes(y)
-        for image in range(len(x)):
-            written = set()
-            for out, channel, term in self._terms:
-                self._product(term.down, sources[image, channel], targets[image, out], add=out in written)
-                written.add(out)
-            _clear(y[image], written)
-        return y
+        return self._sum(self._down, x, (geometry.out_channels, *geometry.output_size))
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
         geometry = self._geometry
-        x = np.empty((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
-        sources, targets = self._planes(y), self._planes(x)
-        for image in range(len(y)):
-            written = set()
-            for out, channel, term in self._terms:
-                self._product(term.up, sources[image, out], targets[image, channel], add=channel in written)
-                written.add(channel)
-            _clear(x[image], written)
-        return x
+        return self._sum(self._up, y, (geometry.in_channels, *geometry.input_size))
+
+    def _sum(self, terms: list[_Term], images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """The sum of the terms, each from one channel to one channel, for each image of a batch."""
+        results = np.empty((len(images), *shape), dtype=images.dtype)
+        sources, targets = self._planes(images), self._planes(results)
+        for source, target in zip(sources, targets, strict=True):
+            written: set[int] = set()
+            for term in terms:
+                self._product(term.axes, source[term.source], target[term.target], add=term.target in written)
+                written.add(term.target)
+            for channel in set(range(len(target))) - written:  # no term writes it: its kernels are zero
+                target[channel] = 0
+        return results
 
     def _planes(self, images: NDArray[Any]) -> NDArray[Any]:
         """A view of a batch of signals as planes of one row; other images as they are."""
@@ -151,21 +160,6 @@ class Separable:
         pieces = [(plane, number) for plane in range(len(planes)) for number in range(len(rows))]
         busy = max(x.size, y.size) >= THREAD_WORK
         self._pool.run(band, pieces, min(len(pieces), workers()) if busy else 1)
-
-
-def _clear(image: NDArray[Any], written: set[int]) -> None:
-    """Zero the channels that no term writes, since their kernels are zero."""
-    for channel in set(range(len(image))) - written:
-        image[channel] = 0
-
-
-class _Term:
-    """The blocks of the axis matrices of one separable kernel, and of their transposes."""
-
-    def __init__(self, axes: tuple[Axis, ...], vectors: tuple[NDArray[Any], ...]) -> None:
-        matrices = [axis_matrix(axis, vector) for axis, vector in zip(axes, vectors, strict=True)]
-        self.down = [_blocks(matrix, max(8, ROWS // axis.stride)) for axis, matrix in zip(axes, matrices, strict=True)]
-        self.up = [_blocks(matrix.T.tocsr(), ROWS) for matrix in matrices]
 
 
 def _left(block: _Block, x: NDArray[Any], out: NDArray[Any], scratch: Scratch) -> None:
