@@ -1,0 +1,1 @@
+"""Interchange with other packages, each behind its extra; the core imports none of these modules."""
