@@ -47,9 +47,9 @@ def conv_matrix(
 ) -> csr_array:
     r"""The sparse matrix A of a convolution layer: ``y.ravel() == A @ x.ravel()``.
 
-    .. math:: y[o, m] = \\sum_{c, k} W[o, c, k] \\; \\tilde x[g(o) C_{in}/G + c, \\; s m + d k - p]
+    .. math:: y[o, m] = \sum_{c, k} W[o, c, k] \; \tilde x[g(o) C_{in}/G + c, \; s m + d k - p]
 
-    where the padding mode extends x to :math:`\\tilde x`: a cross-correlation, as all deep-learning frameworks do it.
+    where the padding mode extends x to :math:`\tilde x`: a cross-correlation, as all deep-learning frameworks do it.
 
     Parameters
     ----------

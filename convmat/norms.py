@@ -66,7 +66,7 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     ||B(theta)||, B the symbol of `singular_values`. The same holds for waves that are periodic up to a phase (multiply
     inputs and outputs by e^(i phi n): unitary), hence *for every phi and every large enough M'*
 
-    .. math:: ||A|| \\le \\max_{f} ||B(2 \\pi (f + \\phi) / M')||,
+    .. math:: ||A|| \le \max_{f} ||B(2 \pi (f + \phi) / M')||,
 
     and the tightest is the grid that misses the maxima of B by most. (For one axis, one channel and the kernel
     [1, 0, 1] it is the exact norm, 2 cos(pi / (N + 1)).) The largest block norm is enclosed by Gram iteration [2]_

@@ -477,8 +477,8 @@ class Conv1d(Conv):
 class Conv2d(Conv):
     r"""Two-dimensional convolution layer as a scipy `LinearOperator`: ``A @ x.ravel()`` or ``A.apply(x)``.
 
-    Forward, :math:`y[o, m] = \\sum_{c, k} W[o, c, k] \\tilde x[g(o) C_{in}/G + c, s m + d k - p]`; transposed,
-    :math:`x[c, n] = \\sum y[o, m] W[o, c, k]` over all o, m, k that read x[c, n].
+    Forward, :math:`y[o, m] = \sum_{c, k} W[o, c, k] \tilde x[g(o) C_{in}/G + c, s m + d k - p]`; transposed,
+    :math:`x[c, n] = \sum y[o, m] W[o, c, k]` over all o, m, k that read x[c, n].
 
     Parameters
     ----------

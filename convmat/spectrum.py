@@ -59,14 +59,14 @@ def singular_values(A: Convolution) -> NDArray[Any]:
 
     Notes
     -----
-    *Stride 1* [1]_. A periodic convolution maps the wave :math:`v e^{i \\theta n}`, :math:`\\theta = 2 \\pi f / N`, to
-    :math:`H(\\theta) v e^{i \\theta n}` with the symbol
-    :math:`H(\\theta) = \\sum_k W[k] e^{i \\theta (d k - p)}`, a C_out x C_in matrix. The normalised waves are an
+    *Stride 1* [1]_. A periodic convolution maps the wave :math:`v e^{i \theta n}`, :math:`\theta = 2 \pi f / N`, to
+    :math:`H(\theta) v e^{i \theta n}` with the symbol
+    :math:`H(\theta) = \sum_k W[k] e^{i \theta (d k - p)}`, a C_out x C_in matrix. The normalised waves are an
     orthonormal basis, so the singular values are those of the N^D matrices H.
 
-    *Stride s.* Keeping every s-th sample cannot tell the s^D waves :math:`\\theta_j = 2 \\pi (g + M j) / N`, j = 0 to
+    *Stride s.* Keeping every s-th sample cannot tell the s^D waves :math:`\theta_j = 2 \pi (g + M j) / N`, j = 0 to
     s - 1 on each axis, from one another: on the M = N / s samples all of them are the wave
-    :math:`e^{2 \\pi i g m / M}`, of which the norm is s^(-D/2) of theirs. So the input waves of one output frequency g
+    :math:`e^{2 \pi i g m / M}`, of which the norm is s^(-D/2) of theirs. So the input waves of one output frequency g
     form one block, s^(-D/2) [H(theta_0), ..., H(theta_(s^D - 1))], of C_out x C_in s^D, and blocks of different g meet
     neither at the input nor at the output. The singular values are those of the M^D blocks.
 

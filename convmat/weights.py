@@ -68,8 +68,8 @@ class _WeightMap(ImageOperator):
 class WeightOperator(_WeightMap):
     r"""The map W -> A x of a convolution, for a fixed image x. Made by ``Conv2d.weight_operator``.
 
-    Forward, :math:`y[o, m] = \\sum W[o, c, k] \\tilde x[.., s m + d k - p]`; adjoint,
-    :math:`W[o, c, k] = \\sum_m y[o, m] \\overline{\\tilde x}[.., s m + d k - p]`, the weight gradient.
+    Forward, :math:`y[o, m] = \sum W[o, c, k] \tilde x[.., s m + d k - p]`; adjoint,
+    :math:`W[o, c, k] = \sum_m y[o, m] \overline{\tilde x}[.., s m + d k - p]`, the weight gradient.
 
     Attributes
     ----------
