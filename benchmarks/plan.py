@@ -19,7 +19,7 @@ from scipy.optimize import nnls
 
 from convmat.geometry import Geometry, conv_geometry
 from convmat.products import METHODS, separable_rank
-from convmat.products.plan import COUNTS, MATRIX_LIMIT, cost
+from convmat.products.plan import COUNTS, MATRIX_LIMIT, cost, counts
 
 DIRECTIONS = ("forward", "transpose")
 
@@ -119,13 +119,12 @@ def fit(rows: list[dict]) -> dict[tuple[str, str, str], dict[str, float]]:
                 chosen = [
                     r for r in rows if (method, direction) in r["seconds"] and r["single"] == (precision == "single")
                 ]
-                counts = [
-                    COUNTS[method](r["geometry"], direction == "transpose", 4 if r["single"] else 8, r["rank"] or 0)
-                    for r in chosen
+                counted = [
+                    counts(method, direction, r["geometry"], precision == "single", r["rank"] or 0) for r in chosen
                 ]
-                steps = sorted({step for c in counts for step in c})
+                steps = sorted({step for c in counted for step in c})
                 times = np.array([1e9 * r["seconds"][method, direction] for r in chosen])
-                matrix = np.array([[c.get(step, 0.0) for step in steps] for c in counts]) / times[:, None]
+                matrix = np.array([[c.get(step, 0.0) for step in steps] for c in counted]) / times[:, None]
                 solution, _ = nnls(matrix, np.ones(len(times)))
                 table[method, direction, precision] = {
                     step: float(f"{value:.3g}") for step, value in zip(steps, solution, strict=True)
@@ -165,12 +164,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fit", action="store_true", help="measure the other set and print the coefficients")
     parser.add_argument("--count", type=int, default=160)
+    parser.add_argument("--seed", type=int, help="of the random geometries")
     parser.add_argument("--keep", type=Path, help="keep the measurements in this file, or use those that are there")
     options = parser.parse_args()
     if options.keep and options.keep.exists():
         rows = pickle.loads(options.keep.read_bytes())
     else:
-        rows = measure(options.count, seed=0 if options.fit else 1)
+        rows = measure(options.count, options.seed if options.seed is not None else 0 if options.fit else 1)
         if options.keep:
             options.keep.write_bytes(pickle.dumps(rows))
     if options.fit:

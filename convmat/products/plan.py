@@ -16,12 +16,16 @@ from convmat.products.fft import tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES
 from convmat.products.separable import ROWS
 from convmat.products.threads import workers
-from convmat.products.toeplitz import BAND_BYTES, lowers
+from convmat.products.toeplitz import BAND_BYTES, lowers, shifted_block
 
 Counts = dict[str, float]
 
 MATRIX_LIMIT = 2**20
 """Stored entries up to which "auto" may build the matrix: about 12 megabytes."""
+
+
+CACHED = 2**19
+"""Bytes of input and output that stay in a core's caches from one product to the next; what is beyond is streamed."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,18 @@ def estimates(geometry: Geometry, single: bool, rank: int | None) -> list[Estima
 
 def cost(method: str, direction: str, geometry: Geometry, single: bool, rank: int) -> float:
     """Nanoseconds that one product is expected to take on one core."""
-    counts = COUNTS[method](geometry, direction == "transpose", 4 if single else 8, rank)
     table = COST[method, direction, "single" if single else "double"]
-    return sum(number * table.get(step, 0.0) for step, number in counts.items())
+    steps = counts(method, direction, geometry, single, rank)
+    return sum(number * table.get(step, 0.0) for step, number in steps.items())
+
+
+def counts(method: str, direction: str, geometry: Geometry, single: bool, rank: int) -> Counts:
+    """How many steps of each kind one product takes."""
+    itemsize = 4 if single else 8
+    samples = geometry.in_channels * math.prod(geometry.input_size)
+    samples += geometry.out_channels * math.prod(geometry.output_size)
+    steps = COUNTS[method](geometry, direction == "transpose", itemsize, rank)
+    return {**steps, "streamed": max(0.0, samples * itemsize - CACHED)}
 
 
 def work_bytes(method: str, geometry: Geometry, itemsize: int) -> float:
@@ -83,12 +96,13 @@ def _gemm(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     lowered = g.in_channels * taps * outputs
     bands = -(-lowered * itemsize // LOWERED_BYTES)
     multiplications = outputs * g.out_channels * g.in_channels // g.groups * taps
-    counts: Counts = {"call": 1, "band": bands, "product": bands * g.groups, "multiplication": multiplications}
+    counts: Counts = {"call": 1, "product": bands * g.groups, "multiplication": multiplications}
     if transpose and set(g.stride) != {1}:
-        return {**counts, "tap": bands * taps, "added": lowered}
+        return {**counts, "step": bands * taps, "run": lowered / g.output_size[-1], "added": lowered}
     if transpose:
-        return {**counts, "copied": g.out_channels * taps * math.prod(a.padded for a in g.axes)}
-    return {**counts, ("copied" if g.stride[-1] == 1 else "gathered"): lowered}
+        copied = g.out_channels * taps * math.prod(a.padded for a in g.axes)
+        return {**counts, "copied": copied, "run": copied / g.axes[-1].padded}
+    return {**counts, ("copied" if g.stride[-1] == 1 else "gathered"): lowered, "run": lowered / g.output_size[-1]}
 
 
 def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
@@ -98,37 +112,43 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     ins, outs = g.in_channels * math.prod(g.kernel_size[:-2]), g.out_channels
     rows, cols = g.axes[-2:]
     read = rows.stride * (rows.output - 1) + rows.span
+    outer = math.prod(g.kernel_size[:-2])
     if transpose:
         shifts = len({shift for shift, _ in cols.lattice()})
         reach, width = (rows.span - 1) // rows.stride, -(-cols.padded // cols.stride)
         sent = ins * rows.padded * cols.padded
+        bands = max(1, (sent + outs * shifts * rows.output * width) * itemsize / BAND_BYTES)
         return {
-            "call": planes,
+            "call": 1,
+            "step": planes * (outer + bands * (shifts + cols.stride)),
+            "run": planes * (outs * shifts * rows.output + ins * rows.padded * cols.stride),
             "product": planes * g.groups * rows.padded / rows.stride,
             "copied": planes * outs * shifts * rows.output * width,
             "written": planes * sent * (1 if cols.stride == 1 else 3),
             _work(ins * rows.stride * cols.stride // g.groups): planes * sent * outs / g.groups * (reach + 1) * shifts,
         }
     if lowers(rows, ins // g.groups, outs // g.groups):
+        lowered = ins * cols.taps * read * cols.output
+        bands = max(1, (lowered + outs * rows.output * cols.output) * itemsize / BAND_BYTES)
         return {
-            "call": planes,
+            "call": 1,
+            "step": planes * (outer + bands * cols.taps),
+            "run": planes * ins * cols.taps * read,
             "product": planes * g.groups * rows.output,
-            ("copied" if cols.stride == 1 else "gathered"): planes * ins * cols.taps * read * cols.output,
+            ("copied" if cols.stride == 1 else "gathered"): planes * lowered,
             _work(outs // g.groups): planes * outs * ins / g.groups * rows.taps * cols.taps * rows.output * cols.output,
         }
+    window = (min(rows.output, shifted_block(cols, outs // g.groups)) - 1) * rows.stride + rows.span
+    stacked = outs * -(-cols.taps // cols.stride) * rows.output
+    bands = max(1, (ins * read + stacked) * cols.output * itemsize / BAND_BYTES)
     return {
-        "call": planes,
+        "call": 1,
+        "step": planes * (outer + bands * (cols.stride + cols.taps)),
+        "run": planes * (ins * read * cols.stride + outs * cols.taps * rows.output),
         "product": planes * g.groups * rows.output * cols.stride / 2,
-        "copied": planes * ins * read * cols.padded,
+        ("copied" if cols.stride == 1 else "gathered"): planes * ins * read * cols.padded,
         "summed": planes * outs * cols.taps * rows.output * cols.output,
-        "multiplication": planes
-        * outs
-        * ins
-        / g.groups
-        * (rows.span + rows.stride)
-        * cols.taps
-        * rows.output
-        * cols.output,
+        "multiplication": planes * outs * ins / g.groups * window * cols.taps * rows.output * cols.output,
     }
 
 
@@ -165,7 +185,9 @@ def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     return {
         "call": 1,
         "tile": tiles,
+        "step": tiles * phases,
         "read": tiles * images * samples,
+        "gathered": tiles * g.in_channels * phases * samples if phases > 1 else 0,
         "transformed": tiles * images * samples * math.log2(samples + 1),
         "contracted": tiles * samples * g.out_channels * g.in_channels // g.groups * phases,
     }
@@ -199,129 +221,167 @@ COUNTS: dict[str, Callable[[Geometry, bool, int, int], Counts]] = {
 }
 
 COST: dict[tuple[str, str, str], dict[str, float]] = {
-    ("matrix", "forward", "single"): {"call": 5520.0, "entry": 0.66, "row": 0.185},
-    ("matrix", "forward", "double"): {"call": 5540.0, "entry": 0.669, "row": 0.408},
-    ("matrix", "transpose", "single"): {"call": 5730.0, "entry": 0.739, "row": 0.171},
-    ("matrix", "transpose", "double"): {"call": 5650.0, "entry": 0.799, "row": 0.239},
+    ("matrix", "forward", "single"): {"call": 5530.0, "entry": 0.683, "row": 0.294, "streamed": 0.0},
+    ("matrix", "forward", "double"): {"call": 5600.0, "entry": 0.68, "row": 0.421, "streamed": 0.00443},
+    ("matrix", "transpose", "single"): {"call": 5960.0, "entry": 0.757, "row": 0.178, "streamed": 0.00456},
+    ("matrix", "transpose", "double"): {"call": 5910.0, "entry": 0.803, "row": 0.22, "streamed": 0.0089},
     ("gemm", "forward", "single"): {
-        "band": 0.0,
-        "call": 46000.0,
-        "copied": 0.34,
-        "gathered": 0.595,
-        "multiplication": 0.0305,
-        "product": 100.0,
+        "call": 44000.0,
+        "copied": 0.232,
+        "gathered": 0.429,
+        "multiplication": 0.0255,
+        "product": 0.0,
+        "run": 9.71,
+        "streamed": 0.0539,
     },
     ("gemm", "forward", "double"): {
-        "band": 0.0,
-        "call": 44300.0,
-        "copied": 0.475,
-        "gathered": 0.818,
-        "multiplication": 0.0722,
-        "product": 1420.0,
+        "call": 48000.0,
+        "copied": 0.431,
+        "gathered": 0.616,
+        "multiplication": 0.0599,
+        "product": 0.0,
+        "run": 9.75,
+        "streamed": 0.0266,
     },
     ("gemm", "transpose", "single"): {
-        "added": 2.6,
-        "band": 0.0,
-        "call": 111000.0,
-        "copied": 0.341,
-        "multiplication": 0.0331,
-        "product": 727.0,
-        "tap": 2920.0,
+        "added": 1.63,
+        "call": 94900.0,
+        "copied": 0.226,
+        "multiplication": 0.029,
+        "product": 315.0,
+        "run": 12.4,
+        "step": 3660.0,
+        "streamed": 0.127,
     },
     ("gemm", "transpose", "double"): {
-        "added": 3.25,
-        "band": 0.0,
-        "call": 66100.0,
-        "copied": 0.675,
-        "multiplication": 0.069,
-        "product": 2920.0,
-        "tap": 3140.0,
+        "added": 2.67,
+        "call": 75200.0,
+        "copied": 0.461,
+        "multiplication": 0.0712,
+        "product": 0.0,
+        "run": 16.8,
+        "step": 3230.0,
+        "streamed": 0.0812,
     },
     ("toeplitz", "forward", "single"): {
-        "call": 73500.0,
-        "copied": 0.509,
-        "gathered": 0.89,
-        "multiplication": 0.0444,
-        "product": 41.7,
-        "summed": 1.3,
-        "vector": 0.139,
-        "written": 1.57,
+        "call": 36700.0,
+        "copied": 0.188,
+        "gathered": 0.36,
+        "multiplication": 0.048,
+        "product": 79.6,
+        "run": 0.499,
+        "step": 10400.0,
+        "streamed": 0.0804,
+        "summed": 0.427,
+        "vector": 0.0813,
+        "written": 3.1,
     },
     ("toeplitz", "forward", "double"): {
-        "call": 68200.0,
-        "copied": 0.308,
-        "gathered": 0.515,
-        "multiplication": 0.1,
-        "product": 168.0,
-        "summed": 3.39,
-        "vector": 0.29,
-        "written": 4.09,
+        "call": 38800.0,
+        "copied": 0.538,
+        "gathered": 0.0,
+        "multiplication": 0.0937,
+        "product": 0.0,
+        "run": 13.9,
+        "step": 10300.0,
+        "streamed": 0.0359,
+        "summed": 1.59,
+        "vector": 0.186,
+        "written": 3.9,
     },
     ("toeplitz", "transpose", "single"): {
-        "call": 66200.0,
-        "copied": 0.821,
-        "multiplication": 0.0498,
-        "product": 5.1,
-        "vector": 0.0903,
-        "written": 0.397,
+        "call": 32900.0,
+        "copied": 0.67,
+        "multiplication": 0.0477,
+        "product": 65.5,
+        "run": 0.0,
+        "step": 7430.0,
+        "streamed": 0.104,
+        "vector": 0.0291,
+        "written": 0.21,
     },
     ("toeplitz", "transpose", "double"): {
-        "call": 59600.0,
-        "copied": 1.69,
-        "multiplication": 0.108,
-        "product": 252.0,
-        "vector": 0.184,
-        "written": 0.479,
+        "call": 36600.0,
+        "copied": 1.04,
+        "multiplication": 0.103,
+        "product": 159.0,
+        "run": 0.0,
+        "step": 6660.0,
+        "streamed": 0.0406,
+        "vector": 0.157,
+        "written": 0.414,
     },
     ("fft", "forward", "single"): {
-        "call": 70000.0,
-        "contracted": 1.24,
-        "read": 3.5,
-        "tile": 51700.0,
-        "transformed": 0.0,
+        "call": 2960.0,
+        "contracted": 1.22,
+        "gathered": 1.24,
+        "read": 2.56,
+        "step": 12400.0,
+        "streamed": 0.0,
+        "tile": 89000.0,
+        "transformed": 0.0405,
     },
-    ("fft", "forward", "double"): {"call": 111000.0, "contracted": 1.06, "read": 6.0, "tile": 0.0, "transformed": 0.0},
+    ("fft", "forward", "double"): {
+        "call": 48200.0,
+        "contracted": 1.24,
+        "gathered": 0.586,
+        "read": 4.9,
+        "step": 13700.0,
+        "streamed": 0.0703,
+        "tile": 31500.0,
+        "transformed": 0.0187,
+    },
     ("fft", "transpose", "single"): {
-        "call": 107000.0,
-        "contracted": 1.27,
-        "read": 2.73,
-        "tile": 79600.0,
-        "transformed": 0.0496,
+        "call": 79500.0,
+        "contracted": 1.29,
+        "gathered": 0.362,
+        "read": 2.54,
+        "step": 5420.0,
+        "streamed": 0.00635,
+        "tile": 85900.0,
+        "transformed": 0.05,
     },
     ("fft", "transpose", "double"): {
-        "call": 78200.0,
-        "contracted": 1.17,
-        "read": 6.01,
-        "tile": 72100.0,
+        "call": 69700.0,
+        "contracted": 1.26,
+        "gathered": 0.0402,
+        "read": 5.99,
+        "step": 8200.0,
+        "streamed": 0.0101,
+        "tile": 59200.0,
         "transformed": 0.0,
     },
     ("separable", "forward", "single"): {
-        "block": 4530.0,
-        "call": 0.0,
+        "block": 5480.0,
+        "call": 849.0,
         "copied": 0.0,
-        "multiplication": 0.0493,
+        "multiplication": 0.0483,
+        "streamed": 0.0,
         "term": 16700.0,
     },
     ("separable", "forward", "double"): {
-        "block": 10100.0,
+        "block": 8100.0,
         "call": 0.0,
         "copied": 0.0,
-        "multiplication": 0.0855,
-        "term": 11000.0,
+        "multiplication": 0.0852,
+        "streamed": 0.00538,
+        "term": 13900.0,
     },
     ("separable", "transpose", "single"): {
-        "block": 6590.0,
+        "block": 6340.0,
         "call": 0.0,
-        "copied": 0.877,
-        "multiplication": 0.0258,
-        "term": 14300.0,
+        "copied": 0.699,
+        "multiplication": 0.0294,
+        "streamed": 0.0,
+        "term": 15400.0,
     },
     ("separable", "transpose", "double"): {
-        "block": 7570.0,
+        "block": 6140.0,
         "call": 0.0,
-        "copied": 0.396,
-        "multiplication": 0.0624,
-        "term": 13700.0,
+        "copied": 0.335,
+        "multiplication": 0.0695,
+        "streamed": 0.0,
+        "term": 15600.0,
     },
 }
 """(method, direction, precision) -> nanoseconds of each step."""

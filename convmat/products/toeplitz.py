@@ -179,6 +179,11 @@ def lowers(rows: Axis, ins: int, outs: int) -> bool:
     return ins * rows.stride <= 2 * outs
 
 
+def shifted_block(cols: Axis, outs: int) -> int:
+    """Output rows of a block where the taps of the columns are stacked in the result: not flat, and not tall."""
+    return min(4, max(2, 12 // (outs * -(-cols.taps // cols.stride))))
+
+
 class _Plane:
     """A x and A^T y of one plane: two axes, groups and channels."""
 
@@ -257,7 +262,7 @@ class _ShiftedDown(_Down):
 
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None) -> None:
         groups, outs, ins, row_taps, col_taps = kernel.shape
-        b = min(rows.output, block or min(4, max(2, 12 // (outs * -(-col_taps // cols.stride)))))
+        b = min(rows.output, block or shifted_block(cols, outs))
         block_bytes = (
             groups * (-(-col_taps // cols.stride) * outs + ins * rows.stride) * b * cols.output * kernel.itemsize
         )
