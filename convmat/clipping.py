@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat.geometry import Geometry, IntOrTuple, as_weight, conv_geometry
 from convmat.products.threads import Pool, workers
-from convmat.symbol import Symbol, pieces, pool_size, symbol
+from convmat.symbol import Symbol, pieces, pool_size, symbol, tap_places
 
 
 def clip_singular_values(
@@ -139,9 +139,9 @@ class _Torus:
         split = whole.reshape(*whole.shape[: dims + 2], -1, *(len(r) for r in phases))
         at, lines = [], []
         for axis, possible in zip(geometry.axes, phases, strict=True):
-            q, r = np.divmod(axis.dilation * np.arange(axis.taps, dtype=np.int64) - axis.lo, axis.stride)
-            lines.append(q % axis.output)
-            at.append(np.searchsorted(possible, r))
+            q, r = tap_places(axis)
+            lines.append(q[:, 0] % axis.output)
+            at.append(np.searchsorted(possible, r[:, 0]))
         place: tuple[Any, ...] = (*np.ix_(*lines), *[slice(None)] * 3, *np.ix_(*at))
         grouped: NDArray[Any] = np.moveaxis(split[place], range(dims, dims + 3), range(3))
         return grouped.reshape(groups * rows, -1, *geometry.kernel_size)

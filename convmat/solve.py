@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +25,17 @@ from convmat.operators import Convolution, ImageOperator
 _MAXITER = 10_000
 
 
-class NormalOperator(ImageOperator):
+class _Hermitian(ImageOperator):
+    """An operator that is its own adjoint."""
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._forward(y.conj()).conj())
+
+    def _adjoint(self) -> Self:
+        return self
+
+
+class NormalOperator(_Hermitian):
     """A^H A + damp^2 R^H R: made by `normal`."""
 
     def __init__(self, problem: Problem) -> None:
@@ -42,30 +52,7 @@ class NormalOperator(ImageOperator):
         images = x.reshape(len(x), self._problem.channels, *self._problem.size)
         return self._problem.normal(images).reshape(x.shape)
 
-    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(self._forward(y.conj()).conj())
-
-    def _adjoint(self) -> NormalOperator:
-        return self
-
     def tosparse(self, format: str = "csr") -> Any:
-        """The matrix as a sparse array.
-
-        Parameters
-        ----------
-        format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
-
-        Returns
-        -------
-        scipy.sparse array, shape `shape`
-
-        Raises
-        ------
-        ValueError
-            If the format is unknown.
-        MemoryError
-            If the matrix of A does not fit in this machine's memory.
-        """
         problem = self._problem
         total = problem.shift * sparse.eye_array(self.shape[0], dtype=self.dtype, format="csr")
         for term, weight in zip(problem.terms, problem.weights, strict=True):
@@ -76,7 +63,7 @@ class NormalOperator(ImageOperator):
         return total if format == "csr" else total.asformat(format)
 
 
-class Preconditioner(ImageOperator):
+class Preconditioner(_Hermitian):
     """An approximate inverse of the normal operator: made by `preconditioner`."""
 
     def __init__(self, inverse: Inverse) -> None:
@@ -100,12 +87,6 @@ class Preconditioner(ImageOperator):
         wide = np.result_type(x, np.float64)
         images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *problem.size))
         return join(self._inverse.apply(images)).reshape(x.shape).astype(x.dtype, copy=False)
-
-    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(self._forward(y.conj()).conj())
-
-    def _adjoint(self) -> Preconditioner:
-        return self
 
     def tosparse(self, format: str = "csr") -> Any:
         """The matrix, which is dense, as a sparse array; for small operators.

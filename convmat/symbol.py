@@ -121,7 +121,7 @@ def symbol(
     factors = tuple(coarser or (1,) * dims)
     shifts, phases, lines, at = [], [], [], []
     for axis, t in zip(geometry.axes, factors, strict=True):
-        q, r = np.divmod(axis.reach(np.arange(t, dtype=np.int64)).T, axis.stride * t)  # (K, t)
+        q, r = tap_places(axis, t)
         distinct, line = np.unique(q, return_inverse=True)
         possible = np.arange(axis.stride * t, dtype=np.int64) if every_phase else np.unique(r)
         shifts.append(distinct)
@@ -144,6 +144,12 @@ def symbol(
 def periodic(axis: Axis) -> bool:
     """Whether the matrix of the axis is every s-th row of a circulant one: a block-diagonal matrix to the FFT."""
     return axis.output * axis.stride == axis.size and (axis.mode == "circular" or axis.reads_no_padding)
+
+
+def tap_places(axis: Axis, t: int = 1) -> tuple[Index, Index]:
+    """The q and r that each tap has for each phase of the output, on a grid coarser by t. (K, t)"""
+    q, r = np.divmod(axis.reach(np.arange(t, dtype=np.int64)).T, axis.stride * t)
+    return q, r
 
 
 def _open(tables: Sequence[Index]) -> list[Index]:
