@@ -1,0 +1,396 @@
+"""The convolutions of an ONNX model. Needs the extra `onnx`, which is imported when a model is read."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from convmat.interop.onnx_graph import STANDARD, Constants, Place, image_size, infer, load, walk
+from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+__all__ = ["Layer", "from_onnx"]
+
+Pairs = tuple[tuple[int, int], ...]
+
+_OPERATORS: dict[tuple[str, int], Callable[..., Convolution]] = {
+    ("Conv", 1): Conv1d,
+    ("Conv", 2): Conv2d,
+    ("Conv", 3): Conv3d,
+    ("ConvTranspose", 1): ConvTranspose1d,
+    ("ConvTranspose", 2): ConvTranspose2d,
+    ("ConvTranspose", 3): ConvTranspose3d,
+}
+
+_DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32}
+"""Type of a weight -> the type of its operator, which holds every number of the former."""
+
+_QUANTISED = "rounds to integers, and so is no linear map"
+_FUSED = "is an operator of one runtime, not of the standard: read the model as it was before it was optimised"
+_REFUSED = {
+    "ConvInteger": _QUANTISED,
+    "QLinearConv": _QUANTISED,
+    "QLinearConvTranspose": _QUANTISED,
+    "FusedConv": _FUSED,
+    "NhwcConv": _FUSED,
+    "NhwcFusedConv": _FUSED,
+    "ConvTransposeWithDynamicPads": _FUSED,
+}
+"""Convolutions of other names -> why they are not read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One convolution of a model: y = A x + b for each image of the batch.
+
+    Attributes
+    ----------
+    name : str
+        Its key in the dict that `from_onnx` returns.
+    operator : Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d or ConvTranspose3d
+        A, from images (C_in, N_1..N_D) to images (C_out, M_1..M_D).
+    offset : ndarray, shape (C_out M_1 ... M_D,), or None
+        b, read-only: the bias of each channel, once for every sample of its image. None without a bias.
+    inputs, outputs : tuple of str
+        Names of the tensors of the node: x, weight and perhaps bias; y. An omitted one is the empty string.
+    """
+
+    name: str
+    operator: Convolution
+    offset: NDArray[Any] | None = field(repr=False)
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def apply(self, image: ArrayLike) -> NDArray[Any]:
+        """Apply the layer, with its bias, to images.
+
+        Parameters
+        ----------
+        image : array_like, shape (*batch, *operator.input_shape)
+
+        Returns
+        -------
+        ndarray, shape (*batch, *operator.output_shape)
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the image does not hold numbers, or has a wrong shape.
+        """
+        y = self.operator.apply(image)
+        return y if self.offset is None else y + self.offset.reshape(self.operator.output_shape)
+
+
+def from_onnx(
+    model: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Layer]:
+    """Every convolution and transposed convolution of an ONNX model, as an operator with an offset.
+
+    Parameters
+    ----------
+    model : str or path, bytes, or onnx.ModelProto
+        A file, its content, or a model in memory, which is not changed.
+    input_shapes : mapping of str to tuple of int, optional
+        Name of an input of the model -> its full shape, with batch and channels. It is needed where the model leaves
+        an axis open that decides the size of an image; it must agree with the axes that the model fixes.
+
+    Returns
+    -------
+    dict of str to Layer
+        One entry per ``Conv`` and ``ConvTranspose`` node, in the order of the model. The key is the name of the node,
+        or the name of its first output if the node has no name. In a subgraph (of ``If``, ``Loop``, ``Scan``) the
+        key of that node and the name of the branch come first: ``"if_1/then_branch/conv"``. If two nodes would have
+        one key, the later ones get ``#2``, ``#3``, ... at its end. Functions of the model are inlined, which may rename
+        the nodes in them.
+
+    Raises
+    ------
+    ImportError
+        If onnx is missing; it names the extra.
+    TypeError
+        If an argument is of a wrong kind.
+    ValueError
+        If `model` is no ONNX model; if `input_shapes` does not fit its inputs; if the size of an image is not fixed
+        (the message says which axes of which tensor, and what to pass); if a weight or bias is computed when the model
+        runs, or is in a file that cannot be read; if the model has quantised convolutions (``QLinearConv``,
+        ``ConvInteger``), which round and so are not linear, or fused ones that a runtime has written; if an
+        attribute breaks the rules of the standard.
+
+    See Also
+    --------
+    Layer : what an entry holds.
+
+    Notes
+    -----
+    Weights and biases are initialisers or ``Constant`` nodes, also behind ``Identity``, ``Cast``, ``Reshape``,
+    ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``QuantizeLinear``, ``DequantizeLinear`` and ``ConstantOfShape`` of
+    constants. An initialiser that is an input too is taken at its default. float64 is kept, float16 and bfloat16 become
+    float32, exactly. Files of external data are looked for beside a model that is given by its path. Image sizes are
+    those of ONNX shape inference. The batch may have any size. ``DeformConv`` and other operators are passed over.
+
+    Padding, per axis, for span = d (K - 1) + 1 and input size n:
+
+    ================  =============================================================================================
+    ``Conv``
+    NOTSET            ``pads``
+    VALID             none
+    SAME_UPPER        total = max(0, (ceil(n / s) - 1) s + span - n), the odd one at the end
+    SAME_LOWER        the same, the odd one at the beginning
+    ``ConvTranspose``
+    NOTSET            ``pads``; the output has the size (n - 1) s + span + output_padding - lo - hi
+    VALID             none; the output has the size (n - 1) s + span + output_padding
+    SAME_UPPER        total = max(0, span + output_padding - s), the odd one at the end; so the output has the size
+                      n s unless span + output_padding < s, where it is that of VALID
+    SAME_LOWER        the same, the odd one at the beginning
+    ``output_shape``  total = max(0, (n - 1) s + span + output_padding - output_shape), whatever ``pads`` says; the odd
+                      one at the end with SAME_UPPER, else at the beginning. A larger ``output_shape`` adds zeros at
+                      the end, as ``output_padding`` does, and less than s or d of both together.
+    ================  =============================================================================================
+
+    Generated pads are thus never negative. onnxruntime [2]_ and the reference evaluator of onnx agree with this, but
+    where the following says otherwise. ``Conv``, SAME: with span <= s - 2, onnxruntime may read other samples (a
+    negative total crops); it refuses dilations. ``ConvTranspose``, SAME, span + output_padding < s: onnxruntime
+    and ONNX shape inference are as here, the evaluator makes an output of size n s with zeros at both ends.
+    ``output_shape`` with NOTSET or VALID: onnxruntime is as here, the evaluator takes ``pads`` and fails where they do
+    not fit; with SAME and an ``output_shape`` that needs a negative total, it puts the first zero at the beginning.
+    ``output_padding`` of at least s, and less than d: onnxruntime refuses it. ``pads`` together with an ``auto_pad``
+    are refused, as the standard says.
+
+    References
+    ----------
+    .. [1] The ONNX standard, operators ``Conv`` and ``ConvTranspose``, https://onnx.ai/onnx/operators
+    .. [2] onnxruntime 1.32, CPU, ``conv_attributes.h`` and ``conv_transpose_attributes.h``
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from onnx import TensorProto, helper, numpy_helper
+    >>> from convmat.interop.onnx import from_onnx
+    >>> W = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    >>> graph = helper.make_graph(
+    ...     [helper.make_node("Conv", ["x", "W"], ["y"], name="first", strides=[2, 2], pads=[1, 1, 1, 1])],
+    ...     "network",
+    ...     [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+    ...     [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    ...     [numpy_helper.from_array(W, "W")],
+    ... )
+    >>> layers = from_onnx(helper.make_model(graph), input_shapes={"x": (1, 3, 32, 32)})
+    >>> A = layers["first"].operator
+    >>> A.input_shape, A.output_shape, np.array_equal(A.weight, W), layers["first"].offset is None
+    ((3, 32, 32), (8, 16, 16), True, True)
+    """
+    try:
+        proto, folder = load(model)
+    except ImportError as error:
+        raise ImportError(
+            f"from_onnx needs {error.name or 'onnx'}: install the extra `onnx`, pip install 'convmat[onnx]'",
+            name=error.name,
+        ) from error
+    constants = Constants(folder, {entry.domain: entry.version for entry in proto.opset_import})
+    _refuse(walk(proto.graph))
+    for place in _convolutions(proto.graph):
+        _write_out_same(place, constants)
+    graph = infer(proto, input_shapes).graph
+    layers: dict[str, Layer] = {}
+    for place in _convolutions(graph):
+        name = _unused(place.key, layers)
+        layers[name] = _layer(name, place, constants, graph)
+    return layers
+
+
+def _convolutions(graph: GraphProto) -> Iterator[Place]:
+    return (place for place in walk(graph) if _is_convolution(place.node) and place.node.domain in STANDARD)
+
+
+def _is_convolution(node: NodeProto) -> bool:
+    return node.op_type in ("Conv", "ConvTranspose")
+
+
+def _refuse(places: Iterable[Place]) -> None:
+    """Raise if there are convolutions that are not read, and name them all."""
+    refused: dict[str, list[str]] = {}
+    for place in places:
+        node = place.node
+        foreign = _FUSED if _is_convolution(node) and node.domain not in STANDARD else None
+        reason = _REFUSED.get(node.op_type, foreign)
+        if reason:
+            operator = node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+            refused.setdefault(f"{operator} {reason}", []).append(repr(place.key))
+    if refused:
+        found = "; ".join(f"{reason} (nodes {', '.join(keys)})" for reason, keys in refused.items())
+        raise ValueError(f"model has convolutions that are not read: {found}")
+
+
+def _unused(key: str, taken: Mapping[str, Layer]) -> str:
+    names = (key if i == 1 else f"{key}#{i}" for i in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _layer(name: str, place: Place, constants: Constants, graph: GraphProto) -> Layer:
+    """The operator and the offset of a node."""
+    node = place.node
+    what = f"{node.op_type} {name!r}"
+    weight = _floats(constants, place, 1, what)
+    dims = weight.ndim - 2
+    if (node.op_type, dims) not in _OPERATORS:
+        raise ValueError(f"{what}: its weight has shape {weight.shape}: it must have 1 to 3 spatial axes")
+    attributes = _Attributes.of(node, weight.shape[2:], what)
+    channels = weight.shape[0] if node.op_type == "ConvTranspose" else weight.shape[1] * attributes.groups
+    size = image_size(place, channels, dims, graph, what)
+    options = attributes.transposed(size) if node.op_type == "ConvTranspose" else attributes.direct()
+    try:
+        operator = _OPERATORS[node.op_type, dims](weight, size, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}: {error}") from error
+    offset = None
+    if len(node.input) > 2 and node.input[2]:
+        outs, *outputs = operator.output_shape
+        bias = _floats(constants, place, 2, what)
+        if bias.shape != (outs,):
+            raise ValueError(f"{what}: its bias has shape {bias.shape}: it must be ({outs},), one for each channel")
+        offset = np.repeat(bias.astype(operator.dtype, copy=False), math.prod(outputs))
+        offset.flags.writeable = False
+    return Layer(name, operator, offset, tuple(node.input), tuple(node.output))
+
+
+def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArray[Any]:
+    """The weight (input 1) or the bias (input 2) of a convolution, in the type of its operator."""
+    role = f"{what}: its {('weight', 'bias')[index - 1]}"
+    tensor = place.node.input[index] if index < len(place.node.input) else ""
+    if not tensor:
+        raise ValueError(f"{role} is missing")
+    array = constants.value(tensor, place.scope, f"{role} {tensor!r}")
+    if array.dtype.name not in _DTYPES:
+        raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(_DTYPES)}")
+    return array.astype(_DTYPES[array.dtype.name], copy=False)
+
+
+# attributes ------------------------------------------------------------------------------------------------------
+
+
+def _odd_at_end(total: int) -> tuple[int, int]:
+    return total // 2, total - total // 2
+
+
+def _odd_at_beginning(total: int) -> tuple[int, int]:
+    return total - total // 2, total // 2
+
+
+_SPLITS = {
+    "NOTSET": _odd_at_beginning,
+    "VALID": _odd_at_beginning,
+    "SAME_UPPER": _odd_at_end,
+    "SAME_LOWER": _odd_at_beginning,
+}
+"""auto_pad -> how the pads of a transposed convolution share a total into (lo, hi)."""
+
+_WORDS = {"VALID": "valid", "SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}
+"""auto_pad -> the padding of a convolution."""
+
+
+@dataclass(frozen=True)
+class _Attributes:
+    """The attributes of a convolution, with the defaults of the standard."""
+
+    auto_pad: str
+    pads: Pairs
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    output_padding: tuple[int, ...]
+    output_shape: tuple[int, ...] | None
+    span: tuple[int, ...]
+
+    @classmethod
+    def of(cls, node: NodeProto, kernel: tuple[int, ...], what: str) -> _Attributes:
+        """Read those of a node, whose weight has this kernel size."""
+        from onnx.helper import get_attribute_value
+
+        given = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+        dims = len(kernel)
+
+        def integers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+            values = tuple(given.get(name, default))
+            if len(values) != len(default):
+                raise ValueError(f"{what}: {name}={list(values)} must have {len(default)} entries")
+            return values
+
+        auto_pad = given.get("auto_pad", b"NOTSET").decode()
+        if auto_pad not in _SPLITS:
+            raise ValueError(f"{what}: auto_pad={auto_pad!r} must be one of {', '.join(map(repr, _SPLITS))}")
+        pads = integers("pads", (0,) * (2 * dims))
+        if auto_pad != "NOTSET" and "pads" in given:
+            raise ValueError(f"{what}: pads={list(pads)} and auto_pad={auto_pad!r} exclude each other")
+        if min(pads) < 0:
+            raise ValueError(f"{what}: pads={list(pads)} must not be negative")
+        if integers("kernel_shape", kernel) != kernel:
+            raise ValueError(
+                f"{what}: kernel_shape={list(given['kernel_shape'])} is not that of its weight, {list(kernel)}"
+            )
+        dilation = integers("dilations", (1,) * dims)
+        return cls(
+            auto_pad=auto_pad,
+            pads=tuple(zip(pads[:dims], pads[dims:], strict=True)),
+            stride=integers("strides", (1,) * dims),
+            dilation=dilation,
+            groups=given.get("group", 1),
+            output_padding=integers("output_padding", (0,) * dims),
+            output_shape=integers("output_shape", (0,) * dims) if "output_shape" in given else None,
+            span=tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)),
+        )
+
+    def direct(self) -> dict[str, Any]:
+        """The arguments of a convolution."""
+        return self._common() | {"padding": _WORDS.get(self.auto_pad, self.pads)}
+
+    def transposed(self, size: tuple[int, ...]) -> dict[str, Any]:
+        """The arguments of a transposed convolution of images of this size."""
+        pads, extra = self.pads, self.output_padding
+        if self.output_shape is not None:
+            excess = [
+                (n - 1) * s + span + e - wanted
+                for n, s, span, e, wanted in zip(size, self.stride, self.span, extra, self.output_shape, strict=True)
+            ]
+            pads = tuple(_SPLITS[self.auto_pad](max(0, total)) for total in excess)
+            extra = tuple(e + max(0, -total) for e, total in zip(extra, excess, strict=True))
+        return self._common() | {"padding": pads, "output_padding": extra}
+
+    def same_pads(self) -> Pairs:
+        """The pads of a transposed convolution with auto_pad SAME; they do not depend on its input."""
+        split = _SPLITS[self.auto_pad]
+        totals = (span + e - s for span, e, s in zip(self.span, self.output_padding, self.stride, strict=True))
+        return tuple(split(max(0, total)) for total in totals)
+
+    def _common(self) -> dict[str, Any]:
+        return {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+
+
+def _write_out_same(place: Place, constants: Constants) -> None:
+    """Replace the auto_pad SAME of a transposed convolution by its pads.
+
+    Shape inference does not take output_padding into account there, as the standard and the runtimes do, so that it
+    would give wrong sizes to the layers that follow.
+    """
+    from onnx.helper import make_attribute
+
+    node = place.node
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "Conv" or "output_shape" in given or "auto_pad" not in given:
+        return
+    what = f"{node.op_type} {place.key!r}"
+    attributes = _Attributes.of(node, _floats(constants, place, 1, what).shape[2:], what)
+    if attributes.auto_pad.startswith("SAME"):
+        begins, ends = zip(*attributes.same_pads(), strict=True)
+        node.attribute.remove(given["auto_pad"])
+        node.attribute.append(make_attribute("pads", [*begins, *ends]))
