@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 import convmat
-from convmat.cli import demo, show
+from convmat.cli import animate, bench, demo, layers, show, spectrum
 from convmat.cli.arguments import BadArgument, Parser, one_line
+from convmat.products.threads import workers
 
-COMMANDS = (show, demo)
+COMMANDS = (show, animate, spectrum, layers, bench, demo)
 """Modules with ``add(commands)``, which registers a command whose ``run(parsed)`` does it."""
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     try:
+        _check_environment()
         parsed.run(parsed)
         sys.stdout.flush()
     except BadArgument as error:
@@ -52,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _check_environment() -> None:
+    try:
+        workers()
+    except ValueError as error:
+        raise BadArgument(str(error)) from error
+
+
 def _parser() -> Parser:
     parser = Parser(prog="convmat", description="Convolution layers as matrices and linear operators.")
     parser.add_argument("--version", action="version", version=f"convmat {convmat.__version__}")
@@ -59,5 +69,6 @@ def _parser() -> Parser:
     for module in COMMANDS:
         module.add(commands)
     for command in commands.choices.values():
-        command.formatter_class = RawDescriptionHelpFormatter
+        command.formatter_class = RawDescriptionHelpFormatter  # for the examples, each of which is one line
+        command.description = textwrap.fill(command.description or "", 80)
     return parser

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from convmat.operators import Convolution
 
 EXAMPLES = """\
-The number of sizes of --input is the number of axes, 1 to 3. Options mean what they mean in PyTorch; with --transpose
-they are those of its ConvTranspose. For example:
+The number of sizes of --input is the number of axes, 1 to 3. Options mean what
+they mean in PyTorch; with --transpose they are those of its ConvTranspose.
   --input 5x5 --kernel 3x3 --stride 2 --padding 1
   --input 64 --kernel 5 --padding same --dilation 2 --channels 4,8
   --input 8x8 --kernel 3x3 --padding 0:1,0:1 --padding-mode reflect
@@ -112,8 +112,10 @@ def add_geometry(parser: argparse.ArgumentParser) -> None:
     options.add_argument("--groups", type=int, default=1, metavar="G", help="groups of channels that do not mix")
     options.add_argument("--flip", action="store_true", help="flip the kernel: the convolution of mathematics")
     options.add_argument("--transpose", action="store_true", help="the transposed convolution")
-    options.add_argument("--output-padding", type=sizes, metavar="P", help="of a transposed convolution: which output")
-    options.add_argument("--output-size", type=sizes, metavar="SIZE", help="size is meant, or that size itself")
+    options.add_argument(
+        "--output-padding", type=sizes, metavar="P", help="chooses the output size of a transposed convolution"
+    )
+    options.add_argument("--output-size", type=sizes, metavar="SIZE", help="that size itself")
     options.add_argument("--seed", type=int, default=0, help="of the random weights (default 0)")
 
 
@@ -139,12 +141,8 @@ def layer(parsed: Namespace) -> Layer:
     if weight is not None and (parsed.channels or parsed.in_channels or parsed.out_channels):
         raise BadArgument("--weight has its own channels: give no --channels with it")
 
-    arguments = {
-        name: getattr(parsed, name) for name in ("stride", "padding", "dilation", "groups", "padding_mode", "flip")
-    }
-    for name in ("stride", "dilation"):
-        arguments[name] = _per_axis(arguments[name])
-    arguments["input_size"] = size
+    names = ("stride", "padding", "dilation", "groups", "padding_mode", "flip")
+    arguments = {name: _per_axis(getattr(parsed, name)) for name in names} | {"input_size": size}
     given = {name: _per_axis(value) for name in ("output_padding", "output_size")
              if (value := getattr(parsed, name)) is not None}  # fmt: skip
     if given and not parsed.transpose:
@@ -221,7 +219,7 @@ def _load(path: Path) -> NDArray[Any]:
 
 def _per_axis(value: Any) -> Any:
     """One number for all axes, or one for each."""
-    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return value[0] if isinstance(value, tuple) and len(value) == 1 and isinstance(value[0], int) else value
 
 
 def _x(numbers: tuple[int, ...]) -> str:

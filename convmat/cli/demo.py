@@ -132,6 +132,6 @@ def _picture(
             "solved in closed form": closed[_DETAIL],
         },
         columns=5,
-        title="A blurs and keeps every second pixel. Its transpose A$^T$ blurs once more; solving brings the sharpness back",
+        title="A blurs and keeps every second pixel. The transpose A$^T$ blurs once more; a solver sharpens",
         caption="PSNR against x, more is better. Zero filling makes A$^T$ y a quarter as bright, hence the factor 4",
     )

@@ -25,10 +25,8 @@ def _sizes(geometry: Geometry) -> Iterator[tuple[str, str]]:
     yield "output size", "M = floor((N + p_lo + p_hi - d (K - 1) - 1) / s) + 1"
     for a, axis in enumerate(geometry.axes):
         padded = f"{axis.size}{_signed(axis.lo)}{_signed(axis.hi)}"
-        yield (
-            f"  axis {a}",
-            f"{axis.output} = floor(({padded} - {axis.dilation} ({axis.taps} - 1) - 1) / {axis.stride}) + 1",
-        )
+        span = f"{axis.dilation} ({axis.taps} - 1)"
+        yield f"  axis {a}", f"{axis.output} = floor(({padded} - {span} - 1) / {axis.stride}) + 1"
 
 
 def _transposed_sizes(geometry: Geometry) -> Iterator[tuple[str, str]]:

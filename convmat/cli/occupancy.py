@@ -49,11 +49,10 @@ def entries_in_cells(geometry: Geometry, row_edges: Sequence[int], column_edges:
     """
     integers = np.dtype(np.int64) if geometry.nnz < 2**62 else np.dtype(object)
     axes = [_channels(geometry), *(_spatial(by_rows(axis, 0, axis.output)) for axis in geometry.axes)]
-    row_digits = _digits(row_edges, (geometry.out_channels, *geometry.output_size))
-    column_digits = _digits(column_edges, (geometry.in_channels, *geometry.input_size))
     row_sizes = (geometry.out_channels, *geometry.output_size)
     column_sizes = (geometry.in_channels, *geometry.input_size)
-    tables = [_boxes(*parts) for parts in zip(axes, row_digits, column_digits, row_sizes, column_sizes, strict=True)]
+    rows, columns = _digits(row_edges, row_sizes), _digits(column_edges, column_sizes)
+    tables = [_boxes(*parts) for parts in zip(axes, rows, columns, row_sizes, column_sizes, strict=True)]
 
     corner = np.zeros((len(row_edges), len(column_edges)), dtype=integers)
     levels = range(len(axes))
@@ -80,17 +79,17 @@ def _digits(edges: Sequence[int], sizes: tuple[int, ...]) -> list[NDArray[np.int
     return [rest, *reversed(digits)]
 
 
+_RANGES = {_EQUAL: (1, 2), _LESS: (0, 1), _FREE: (0, 3)}
+"""The digits that a kind allows, as two of the ends 0, digit, digit + 1, size."""
+
+
 def _boxes(
     below: Below, rows: NDArray[np.int64], columns: NDArray[np.int64], row_size: int, column_size: int
 ) -> dict[tuple[int, int], Counts]:
     """Entries of one axis in each range of rows and of columns, by the kinds of the two. (rows, columns)"""
-    row_ends, row_at = np.unique([np.zeros_like(rows), rows, np.minimum(rows + 1, row_size), np.full_like(rows, row_size)],
-                                 return_inverse=True)  # fmt: skip
-    column_ends, column_at = np.unique([np.zeros_like(columns), columns, np.minimum(columns + 1, column_size),
-                                        np.full_like(columns, column_size)], return_inverse=True)  # fmt: skip
+    row_ends, row_at = _ends(rows, row_size)
+    column_ends, column_at = _ends(columns, column_size)
     total = below(row_ends, column_ends)
-    row_at, column_at = row_at.reshape(4, -1), column_at.reshape(4, -1)
-    ranges = {_EQUAL: (1, 2), _LESS: (0, 1), _FREE: (0, 3)}
     return {
         (kind, column_kind): (
             total[np.ix_(row_at[last], column_at[end])]
@@ -98,9 +97,16 @@ def _boxes(
             - total[np.ix_(row_at[last], column_at[begin])]
             + total[np.ix_(row_at[first], column_at[begin])]
         )
-        for kind, (first, last) in ranges.items()
-        for column_kind, (begin, end) in ranges.items()
+        for kind, (first, last) in _RANGES.items()
+        for column_kind, (begin, end) in _RANGES.items()
     }
+
+
+def _ends(digits: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ends 0, digit, digit + 1, size of every digit: distinct, and where each is among them. (4, digits)"""
+    ends = [np.zeros_like(digits), digits, np.minimum(digits + 1, size), np.full_like(digits, size)]
+    distinct, at = np.unique(ends, return_inverse=True)
+    return distinct, at.reshape(4, -1)
 
 
 def _channels(geometry: Geometry) -> Below:

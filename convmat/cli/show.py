@@ -124,10 +124,11 @@ def _size_lines(layer: Layer, names: tuple[str, str], width: int) -> Iterator[st
     shape, nnz = _shape(layer, layer.transposed), layer.geometry.nnz
     yield text.entry("nnz", f"{nnz} stored entries in {names[0]}, {shape[0]} x {shape[1]}", width)
     yield text.entry("density", f"{100 * (nnz / math.prod(shape)):.4g} %", width)
-    sizes = [csr_bytes(layer, transposed) for transposed in (layer.transposed, not layer.transposed)]
-    readable = "" if sizes[0] < 1000 else f" ({text.amount(sizes[0], 'B')})"
-    yield text.entry("bytes", f"{sizes[0]}{readable} as CSR in {layer.dtype.name}, {sizes[1]} the transpose; "
-                     f"the weight alone {math.prod(layer.geometry.weight_shape) * layer.dtype.itemsize}", width)  # fmt: skip
+    size, other = (csr_bytes(layer, transposed) for transposed in (layer.transposed, not layer.transposed))
+    readable = "" if size < 1000 else f" ({text.amount(size, 'B')})"
+    weight = math.prod(layer.geometry.weight_shape) * layer.dtype.itemsize
+    facts = f"{size}{readable} as CSR in {layer.dtype.name}, {other} the transpose; the weight alone {weight}"
+    yield text.entry("bytes", facts, width)
 
 
 def _picture(layer: Layer, name: str, transposed: bool, picture: str, width: int, height: int) -> Iterator[str]:
@@ -184,11 +185,20 @@ def _taps(layer: Layer, name: str, transposed: bool, width: int) -> Iterator[str
         apart,
         rows,
     )
-    few = math.prod(layer.geometry.kernel_size) <= len(text.DIGITS)
-    marks = [f"a digit is a tap, its place in the kernel{'' if few else f' ({text.BEYOND}: beyond {text.DIGITS[-1]})'}"]
+    marks = [f"a letter is a tap of the kernel {_kernel(layer)}"]
     marks += [f"{text.SEVERAL} a sum of taps"] if (labels == -2).any() else []
+    marks += [f"{text.BEYOND} a later tap"] if (labels >= len(text.LETTERS)).any() else []
     yield from text.entry(name, f"{len(rows)} x {len(rows[0])}; {', '.join(marks)}", width).splitlines()
     yield from next(layout for layout in layouts if len(layout[0]) <= width)
+
+
+def _kernel(layer: Layer) -> str:
+    """The letters of the taps, the rows of the kernel apart."""
+    size, line = math.prod(layer.geometry.kernel_size), layer.geometry.kernel_size[-1]
+    letters = text.LETTERS[:size]
+    return " ".join(letters[i : i + line] for i in range(0, len(letters), line)) + (
+        " .." if size > len(letters) else ""
+    )
 
 
 def _x(shape: tuple[int, ...]) -> str:

@@ -7,13 +7,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-"""The names of the first 62 taps."""
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+"""The names of the first 52 taps, as in `convmat.plot`."""
 
 ZERO, SEVERAL, BEYOND = ".", "+", "#"
 """In a picture of taps: no entry, the sum of several taps, a tap that has no name."""
@@ -52,9 +53,7 @@ class Grid:
         scale = max(shape[1] / most_columns, shape[0] / (most_rows * style.tall), 1.0)
         rows = max(1, min(most_rows, shape[0], round(shape[0] / (scale * style.tall))))
         columns = max(1, min(most_columns, shape[1], round(shape[1] / scale)))
-        return cls(
-            *([i * n // count for i in range(count + 1)] for n, count in zip(shape, (rows, columns), strict=True))
-        )
+        return cls(_edges(shape[0], rows), _edges(shape[1], columns))
 
     @property
     def exact(self) -> bool:
@@ -64,8 +63,8 @@ class Grid:
 
 def taps(labels: NDArray[np.int64]) -> list[str]:
     """One character per entry: the tap, `ZERO` for -1, `SEVERAL` for -2."""
-    names = np.array([*DIGITS, BEYOND, SEVERAL, ZERO])
-    characters = names[np.where(labels >= 0, np.minimum(labels, len(DIGITS)), labels)]
+    names = np.array([*LETTERS, BEYOND, SEVERAL, ZERO])
+    characters = names[np.where(labels >= 0, np.minimum(labels, len(LETTERS)), labels)]
     return ["".join(row) for row in characters]
 
 
@@ -97,6 +96,10 @@ def ascii_only() -> bool:
     return False
 
 
+def _edges(size: int, count: int) -> list[int]:
+    return [i * size // count for i in range(count + 1)]
+
+
 def entry(name: str, value: str, width: int) -> str:
     """A name and what it is, in lines of the given width; no-break spaces hold as long as that is possible."""
     if max(map(len, value.split(" "))) > width - 13:
@@ -108,17 +111,27 @@ def entry(name: str, value: str, width: int) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
-    """A table whose first columns are to the left, and whose first column is cut where it would be too wide."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    widths[0] = max(len(header[0]), 8, min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    """A table with its first two columns to the left, which are cut where the lines would be too long."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    gaps = 2 * (len(widths) - 1)
+    for column in (0, 1):
+        widths[column] -= max(0, min(widths[column] - 8, sum(widths) + gaps - width))
     texts = []
     for row in (header, *rows):
-        first = row[0] if len(row[0]) <= widths[0] else row[0][: widths[0] - 2] + ".."
-        cells = [first.ljust(widths[0]), row[1].ljust(widths[1])]
+        cells = [_cut(cell, size).ljust(size) for cell, size in zip(row[:2], widths[:2], strict=True)]
         cells += [cell.rjust(size) for cell, size in zip(row[2:], widths[2:], strict=True)]
         texts.append("  ".join(cells).rstrip())
-    return "\n".join([texts[0], "-" * min(width, sum(widths) + 2 * (len(widths) - 1)), *texts[1:]])
+    return "\n".join([texts[0], "-" * (sum(widths) + gaps), *texts[1:]])
+
+
+def outward(lower: float, upper: float, digits: int) -> tuple[str, str]:
+    """Two bounds with so many digits, the lower one rounded down and the upper one up: still bounds."""
+    rounded = (
+        Context(prec=digits, rounding=direction).create_decimal(bound)
+        for direction, bound in ((ROUND_FLOOR, lower), (ROUND_CEILING, upper))
+    )
+    below, above = (f"{float(bound):.{digits}g}" for bound in rounded)
+    return below, above
 
 
 def amount(number: float, unit: str = "") -> str:
@@ -129,6 +142,10 @@ def amount(number: float, unit: str = "") -> str:
         number /= 1000
     digits = f"{number:.0f}" if prefix == "" else f"{number:.3g}"
     return f"{digits} {prefix}{unit}".rstrip()
+
+
+def _cut(cell: str, size: int) -> str:
+    return cell if len(cell) <= size else cell[: size - 2] + ".."
 
 
 def _braille(dots: NDArray[np.bool_]) -> list[str]:
