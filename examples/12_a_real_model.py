@@ -127,15 +127,15 @@ def draw():
         at = np.array([k == kind for k in kinds])
         norms.plot(depth[at], np.array(upper)[at], MARKS[kind], color=colour, label=kind)
         agreement.plot(depth[at], np.maximum(errors, EQUAL)[at], MARKS[kind], color=colour)
-    for level in (TOLERANCE, EQUAL):
-        agreement.axhline(level, color="0.6", linewidth=1, linestyle="--", zorder=0)
     norms.set(yscale="log", ylabel="certified spectral norm")
-    norms.legend(frameon=False, ncols=4)
+    norms.legend(frameon=False, ncols=2, loc="lower left")
     agreement.set(
         yscale="log", ylabel="difference from\nonnxruntime, relative", xlabel="layer, from the first to the last"
     )
-    agreement.text(depth[-1] + 2, TOLERANCE, "allowed", va="center", fontsize=9)
-    agreement.text(depth[-1] + 2, EQUAL, "equal", va="center", fontsize=9)
+    for level, meaning in ((TOLERANCE, "allowed"), (EQUAL, "equal")):
+        agreement.axhline(level, color="0.6", linewidth=1, linestyle="--", zorder=0)
+        agreement.text(1.01, level, meaning, transform=agreement.get_yaxis_transform(), va="center", fontsize=9)
+    agreement.set_ylim(EQUAL / 2, TOLERANCE * 2)
     for axes in (norms, agreement):
         axes.spines[["top", "right"]].set_visible(False)
     norms.set_title(f"The {len(rows)} convolutions of a text detector, as operators")
