@@ -15,7 +15,24 @@ fps, dpi, progress)``
 ==============================================================  ========================================================
 """
 
+from convmat.plot.counting import overlap
+from convmat.plot.curves import spectrum
+from convmat.plot.grids import arithmetic
+from convmat.plot.matrices import matrix
+from convmat.plot.movie import animate
 from convmat.plot.pictures import cells, image_pair, photo, psnr
 from convmat.plot.style import new_figure, save
 
-__all__ = ["cells", "image_pair", "new_figure", "photo", "psnr", "save"]
+__all__ = [
+    "animate",
+    "arithmetic",
+    "cells",
+    "image_pair",
+    "matrix",
+    "new_figure",
+    "overlap",
+    "photo",
+    "psnr",
+    "save",
+    "spectrum",
+]

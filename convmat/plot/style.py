@@ -1,14 +1,103 @@
-"""Figures and files: what every picture shares."""
+"""Colours, figures and files: what every picture shares.
+
+Taps run through cividis, from dark to bright; everything else has a colour of Okabe and Ito. Colour-blind readers can
+tell both apart. Background and text are those of matplotlib's style when the picture is made.
+"""
 
 from __future__ import annotations
 
+import string
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+
+Colour = tuple[float, float, float]
+
+BLUE, GREEN, VERMILLION, PURPLE = "#56B4E9", "#009E73", "#D55E00", "#CC79A7"
+
+HIGHLIGHT = VERMILLION
+SUM = PURPLE
+"""What sums several taps."""
+
+_LETTERS = string.ascii_lowercase + string.ascii_uppercase
+_BRIGHTEST_WITH_WHITE_TEXT = 0.45
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The background of a figure and the colour of its text."""
+
+    paper: Colour
+    ink: Colour
+
+    @classmethod
+    def of(cls, figure: Figure) -> Theme:
+        """That of a figure, and the style's text."""
+        from matplotlib import rcParams
+        from matplotlib.colors import to_rgb
+
+        return cls(to_rgb(figure.get_facecolor()), to_rgb(rcParams["text.color"]))
+
+    def tint(self, colour: str | Colour, share: float) -> Colour:
+        """The background with so much of a colour in it."""
+        from matplotlib.colors import to_rgb
+
+        red, green, blue = (p + share * (c - p) for p, c in zip(self.paper, to_rgb(colour), strict=True))
+        return red, green, blue
+
+    def faint(self, share: float) -> Colour:
+        """The background with so much of the text's colour in it."""
+        return self.tint(self.ink, share)
+
+
+def text_on(colour: Any) -> str:
+    """Black or white, whichever is read more easily on a colour."""
+    from matplotlib.colors import to_rgb
+
+    return "black" if np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > _BRIGHTEST_WITH_WHITE_TEXT else "white"
+
+
+def tap_colours(count: int) -> Colormap:
+    """One colour per tap, and that of sums below them."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    colours = colormaps["cividis"](np.linspace(0.1, 1, count) if count > 1 else [0.35])
+    return ListedColormap(colours).with_extremes(under=SUM)
+
+
+def tap_names(count: int) -> list[str]:
+    """A letter per tap, or its number where there are too many."""
+    return list(_LETTERS[:count]) if count <= len(_LETTERS) else [str(tap) for tap in range(count)]
+
+
+def sheet(values: NDArray[Any]) -> NDArray[Any]:
+    """An array of one, two or three axes as rows and columns: one row, itself, or its planes side by side."""
+    planes = values.reshape((1,) * (3 - values.ndim) + values.shape)
+    return np.moveaxis(planes, 0, 1).reshape(planes.shape[1], -1)
+
+
+def axes_of(ax: Axes | None, width: float, height: float) -> Axes:
+    """The axes, or those of a new figure of this size in inches."""
+    return new_figure(width, height).add_subplot() if ax is None else ax
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure on which axes are, also where a subfigure is between them."""
+    from matplotlib.figure import Figure
+
+    figure = ax.figure
+    while not isinstance(figure, Figure):
+        figure = figure.figure
+    return figure
 
 
 def new_figure(width: float, height: float) -> Figure:

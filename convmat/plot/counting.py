@@ -1,0 +1,81 @@
+"""How often each sample is read: the checkerboard of transposed convolutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convmat.plot.pattern import Layer, overlaps
+from convmat.plot.style import axes_of, figure_of, sheet, text_on
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+_NUMBERED = 24
+"""Rows and columns up to which the counts are written in the cells."""
+
+
+def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> AxesImage:
+    """How many outputs of a convolution read each input sample; how many inputs of its transpose add up there.
+
+    The two are one number: that of the entries in a column of the matrix of the convolution, which is a row of that of
+    its transpose. So A and A.T have the same picture. Where the stride does not divide the kernel size the counts
+    differ from sample to sample, and transposed convolutions show a checkerboard.
+
+    All channels are alike: one is drawn. A single axis is drawn as a line of cells, three as planes side by side.
+
+    Parameters
+    ----------
+    A : Conv1d, Conv2d, Conv3d, their transposes or factors
+    ax : matplotlib.axes.Axes, optional
+        Draw on these; on those of a new figure by default.
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib.image.AxesImage
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing; it names the extra.
+    TypeError
+        If A is no convolution.
+
+    References
+    ----------
+    .. [1] A. Odena, V. Dumoulin, C. Olah, "Deconvolution and checkerboard artifacts", Distill, 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import ConvTranspose1d, plot
+    >>> B = ConvTranspose1d(np.ones(3), 3, stride=2)
+    >>> plot.overlap(B).get_array().tolist()
+    [[1, 1, 2, 1, 2, 1, 1]]
+    """
+    layer = Layer.of(A)
+    found = overlaps(A)
+    counts = sheet(found[0] if layer.geometry.channels else found)
+    rows, columns = counts.shape
+    ax = axes_of(ax, *np.clip([0.4 * columns + 1.8, 0.4 * rows + 1.2], (4.4, 1.9), (9.0, 7.0)))
+    least, most = int(counts.min()), int(counts.max())
+    image = ax.imshow(counts, cmap="cividis", vmin=min(least, most - 1), vmax=most, interpolation="nearest")
+    if max(rows, columns) <= _NUMBERED:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = text_on(image.to_rgba(count))
+            ax.text(column, row, str(count), ha="center", va="center_baseline", color=colour, fontsize=9)
+    else:
+        figure_of(ax).colorbar(image, ax=ax, shrink=0.8, ticks=np.unique(np.linspace(least, most, 7, dtype=int)))
+    if layer.geometry.ndim == 3:
+        planes, _, width = layer.geometry.input_size
+        ax.vlines(np.arange(1, planes) * width - 0.5, -0.5, rows - 0.5, color="white", linewidth=2)
+    ax.locator_params(integer=True)
+    if rows == 1:
+        ax.set_yticks([])
+    what = "inputs added up at each output" if layer.transposed else "outputs that read each input"
+    spread = f"{least} to {most}" if least < most else f"{most}"
+    ax.set_title(f"{type(A).__name__}: {what}, {spread}" if title is None else title, fontsize=11)
+    return image

@@ -1,0 +1,114 @@
+"""The spectrum: singular values where they are known, and the bounds of the norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.operators import Convolution
+from convmat.plot.style import HIGHLIGHT, Theme, axes_of, figure_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CURVE = "#0072B2"
+
+_MARKED = 40
+"""Singular values up to which each is a point."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What is drawn: the singular values above rounding, how many are zero, and the bounds of the largest."""
+
+    values: NDArray[np.floating] | None
+    """Descending; None where the operator has no structure that gives them."""
+    zeros: int
+    bounds: tuple[float, float]
+
+    @classmethod
+    def of(cls, A: Convolution) -> Spectrum:
+        """The spectrum of a convolution.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If A is no convolution, or its weight is not finite.
+        """
+        from convmat.norms import norm_bounds
+        from convmat.spectrum import convolution, finite_kernel, singular_values
+
+        finite_kernel(convolution(A))
+        bounds = norm_bounds(A)
+        try:
+            found = singular_values(A)
+        except ValueError:  # the weight is finite: there is no structure that gives them
+            return cls(None, 0, bounds)
+        rounding = np.finfo(found.dtype).eps * max(A.shape) * found[0]
+        values = found[found > rounding]
+        return cls(values, found.size - values.size, bounds)
+
+
+def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+    """The singular values of a convolution, and bounds of its norm, on a logarithmic scale.
+
+    The values are drawn in descending order where `convmat.singular_values` gives them. Those below rounding count as
+    zeros: they have no place on the scale, and are told as a number. The bounds of `convmat.norm_bounds` are drawn as a
+    band, for every operator; where nothing gives the values they are all there is.
+
+    Parameters
+    ----------
+    A : Conv1d, Conv2d, Conv3d or their transposes
+    ax : matplotlib.axes.Axes, optional
+        Draw on these; on those of a new figure by default.
+    title : str, optional
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing; it names the extra.
+    TypeError, ValueError
+        If A is no convolution, or its weight is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import Conv2d, plot
+    >>> ax = plot.spectrum(Conv2d([[1.0, -1.0]], (8, 8), padding=((0, 0), (0, 1)), padding_mode="circular"))
+    >>> [text.get_text() for text in ax.texts]
+    ['8 of 64 are zero']
+    """
+    found = Spectrum.of(A)
+    ax = axes_of(ax, 6.4, 4.2)
+    theme = Theme.of(figure_of(ax))
+    lower, upper = found.bounds
+    band = f"norm from {lower:.4g} to {upper:.4g}" if upper > lower else f"norm {upper:.4g}"
+    ax.axhspan(lower, upper, facecolor=theme.tint(HIGHLIGHT, 0.4), edgecolor=HIGHLIGHT, linewidth=1.2, label=band)
+    count = min(A.shape)
+    if found.values is None:
+        ax.text(0.5, 0.5, "no structure of A gives its singular values", transform=ax.transAxes, ha="center")
+    elif found.values.size:
+        marker = "o" if found.values.size <= _MARKED else ""
+        places = np.arange(1, found.values.size + 1)
+        ax.plot(places, found.values, color=CURVE, linewidth=2, label="singular values", zorder=3, marker=marker)
+    if found.zeros:
+        ax.axvspan(count - found.zeros + 0.5, count + 0.5, color=theme.faint(0.12), linewidth=0)
+        ax.text(0.98, 0.04, f"{found.zeros} of {count} are zero", transform=ax.transAxes, ha="right")
+    if upper > 0:
+        ax.set_yscale("log")
+    ax.set_xlim(0.5 if count <= _MARKED else 0, count + 0.5)
+    ax.locator_params(axis="x", integer=True)
+    ax.set_xlabel("number, in descending order")
+    ax.set_ylabel("singular value")
+    ax.grid(color=theme.faint(0.15), linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.legend(loc="lower left", fontsize=9)
+    ax.set_title(f"{type(A).__name__}: {A.shape[0]} x {A.shape[1]}" if title is None else title, fontsize=11)
+    return ax

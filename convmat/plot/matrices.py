@@ -1,0 +1,228 @@
+"""The matrix itself: small ones entry by entry, large ones as counts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convmat.operators import ImageOperator
+from convmat.plot.pattern import Reads, counts, reads
+from convmat.plot.style import SUM, Theme, axes_of, figure_of, sheet, tap_colours, tap_names, text_on
+from convmat.taps import ZERO
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+LABELS = ("auto", "taps", "weights", "none")
+
+_LABELLED = 60
+"""Rows and columns up to which cells are ruled, and labelled if there is room."""
+
+_SMALLEST_LABEL = 4.5
+"""Size of a letter, in points, below which there is no room for it."""
+
+_LONGEST = 4
+"""Sides of a matrix that is drawn in its true proportions differ by at most this factor."""
+
+_MOST_RULES = 70
+
+
+def matrix(
+    A: ImageOperator,
+    ax: Axes | None = None,
+    *,
+    labels: str = "auto",
+    legend: bool = True,
+    resolution: int = 400,
+    title: str | None = None,
+) -> AxesImage:
+    """The pattern of the matrix of an operator: which tap of the kernel each entry is, or how many entries are where.
+
+    Up to `resolution` rows and columns, each entry is a cell in the colour of its tap; an entry that sums several taps,
+    as at a border that is folded back, has a colour of its own. Larger matrices are drawn as the number of entries in
+    each of at most `resolution` x `resolution` bins, counted from the geometry: no matrix is built.
+    Thick lines separate channels, thin ones the rows of images.
+
+    Parameters
+    ----------
+    A : Conv1d, Conv2d, Conv3d, their transposes, factors or weight operators
+    ax : matplotlib.axes.Axes, optional
+        Draw on these; on those of a new figure by default.
+    labels : {"auto", "taps", "weights", "none"}
+        What is written in the cells: the letter of the tap, the value of the entry, or nothing. "auto" writes letters
+        where there is room.
+    legend : bool
+        Draw the kernel with the colours and letters of its taps, or the scale of the counts, beside the matrix.
+    resolution : int
+        The most rows and columns that are drawn one by one.
+    title : str, optional
+        By default the kind of the operator, its shape and its number of entries.
+
+    Returns
+    -------
+    matplotlib.image.AxesImage
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing; it names the extra.
+    TypeError, ValueError
+        If A is no operator of convmat's, `labels` is another word, or `resolution` is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import Conv2d, plot
+    >>> image = plot.matrix(Conv2d(np.ones((3, 3)), (5, 5), stride=2, padding=1))
+    >>> image.get_array().shape
+    (9, 25)
+    >>> thumbnail = plot.matrix(Conv2d(np.ones((3, 3)), (1000, 1000)), resolution=200)
+    >>> thumbnail.get_array().shape, int(thumbnail.get_array().sum())
+    ((199, 200), 8964036)
+    """
+    if labels not in LABELS:
+        raise ValueError(f"labels={labels!r} must be one of {', '.join(map(repr, LABELS))}")
+    if resolution < 1:
+        raise ValueError(f"resolution={resolution!r} must be at least 1")
+    small = not isinstance(A, ImageOperator) or max(A.shape) <= resolution
+    rows, cols = A.shape
+    ax = axes_of(ax, *_figure_size(rows, cols))
+    if small:
+        found = reads(A)
+        image, entries = _taps(A, found, ax, labels, legend), len(found.entries())
+    else:
+        image, entries = _counts(A, ax, resolution, legend)
+    _rule(A, ax, max(rows, cols) <= _LABELLED)
+    ax.set_aspect("equal" if _in_proportion(rows, cols) else "auto")
+    ax.set_xlabel(f"column: input {_x(A.input_shape)}")
+    ax.set_ylabel(f"row: output {_x(A.output_shape)}")
+    ax.locator_params(nbins=4 if cols < 0.7 * rows else 8, integer=True)
+    if title is None:
+        gap = "\n" if cols < 0.7 * rows else " "
+        title = f"{type(A).__name__}:{gap}{rows} x {cols}, {entries} entries"
+    ax.set_title(title, fontsize=11)
+    return image
+
+
+def _taps(A: Any, found: Reads, ax: Axes, labels: str, legend: bool) -> AxesImage:
+    """One cell per entry, in the colour of its tap."""
+    kernel = A.geometry.kernel_size
+    count = math.prod(kernel)
+    picture = found.picture()
+    image = ax.imshow(
+        np.ma.masked_equal(picture, ZERO),
+        cmap=tap_colours(count),
+        vmin=-0.5,
+        vmax=count - 0.5,
+        interpolation_stage="rgba",  # between two taps there is no third
+    )
+    names = tap_names(count)
+    size = _label_size(ax, picture.shape)
+    if labels == "weights":
+        values = A.tosparse().toarray()
+        for row, col in found.entries():
+            _label(ax, image, row, col, f"{values[row, col]:.2g}", picture[row, col], size)
+    elif labels == "taps" or (labels == "auto" and max(picture.shape) <= _LABELLED and size >= _SMALLEST_LABEL):
+        for (row, col), taps in found.entries().items():
+            _label(ax, image, row, col, "".join(names[tap] for tap in taps), picture[row, col], size)
+    if legend:
+        _legend(ax, image, sheet(np.arange(count).reshape(kernel)), names, bool((picture < ZERO).any()))
+    return image
+
+
+def _label(ax: Axes, image: AxesImage, row: int, col: int, text: str, tap: int, size: float) -> None:
+    """Write a word in a cell, smaller if it is long, and a plus where it has no room."""
+    fitted = size * min(1, 1.8 / len(text))
+    if len(text) > 1 and fitted < _SMALLEST_LABEL:
+        text, fitted = "+", size
+    colour = text_on(image.to_rgba(np.array(tap)))
+    ax.text(col, row, text, ha="center", va="center_baseline", color=colour, fontsize=fitted, clip_on=True)
+
+
+def _label_size(ax: Axes, shape: tuple[int, int]) -> float:
+    """Points that a letter in a cell may have."""
+    box = ax.get_position()
+    width, height = figure_of(ax).get_size_inches()
+    cell = min(box.width * width / shape[1], box.height * height / shape[0])
+    return float(min(11, 0.62 * 72 * cell))
+
+
+def _legend(ax: Axes, image: AxesImage, kernel: Any, names: list[str], sums: bool) -> None:
+    """The kernel beside the matrix, with the colours of its taps."""
+    theme = Theme.of(figure_of(ax))
+    rows, columns = kernel.shape
+    tall, wide = image.get_size()
+    cell = min(0.055, 0.3 / max(rows, columns)) * (max(tall, wide) if _in_proportion(tall, wide) else 1)
+    tall, wide = (tall, wide) if _in_proportion(tall, wide) else (1, 1)
+    inset = ax.inset_axes((1.04, 1 - cell * rows / tall, cell * columns / wide, cell * rows / tall), anchor="NW")
+    inset.imshow(kernel, cmap=image.cmap, vmin=-0.5, vmax=kernel.size - 0.5)
+    inset.set_xticks([])
+    inset.set_yticks([])
+    inset.spines[:].set_color(theme.faint(0.4))
+    inset.set_title("kernel", fontsize=9, loc="left")
+    if max(rows, columns) <= 9:
+        for (row, column), tap in np.ndenumerate(kernel):
+            _label(inset, image, row, column, names[tap], tap, 8)
+    if sums:
+        inset.set_xlabel("sums of taps", fontsize=9, loc="left", color=SUM)
+
+
+def _counts(A: Any, ax: Axes, resolution: int, legend: bool) -> tuple[AxesImage, int]:
+    """The number of entries in bins, and in all of them."""
+    rows, cols = A.shape
+    scale = min(rows, cols) / max(rows, cols)
+    short = resolution if scale * _LONGEST < 1 else max(1, round(resolution * scale))
+    height, width = min(rows, short if rows < cols else resolution), min(cols, short if cols < rows else resolution)
+    found = counts(A, height, width)
+    image = ax.imshow(
+        np.ma.masked_equal(found, 0),
+        cmap="cividis",
+        vmin=0,
+        extent=(-0.5, cols - 0.5, rows - 0.5, -0.5),
+        interpolation_stage="rgba",
+    )
+    if legend:
+        bins = f"{math.ceil(rows / height)} x {math.ceil(cols / width)}"
+        figure_of(ax).colorbar(image, ax=ax, shrink=0.8, label=f"entries per bin of {bins}")
+    return image, int(found.sum())
+
+
+def _rule(A: Any, ax: Axes, cells: bool) -> None:
+    """Lines between cells, image rows, planes and channels, as far as they are not too many."""
+    theme = Theme.of(figure_of(ax))
+    rows, cols = A.shape
+    for shape, draw, across in ((A.output_shape, ax.hlines, cols), (A.input_shape, ax.vlines, rows)):
+        size = math.prod(shape)
+        spatial = shape[-A.geometry.ndim :]
+        steps = [math.prod(spatial[axis:]) for axis in range(len(spatial), -1, -1)]  # cell, row, plane, channel
+        for rank, step in enumerate(steps):
+            if size // step <= _MOST_RULES and (rank > 0 or cells):
+                channel = step == steps[-1]
+                draw(
+                    np.arange(step, size, step) - 0.5,
+                    -0.5,
+                    across - 0.5,
+                    color=theme.faint(0.6 if channel else 0.1 + 0.15 * rank),
+                    linewidth=1.6 if channel else 0.4 + 0.3 * rank,
+                    zorder=1.5 + rank / 10,
+                )
+    ax.set_xlim(-0.5, cols - 0.5)
+    ax.set_ylim(rows - 0.5, -0.5)
+
+
+def _in_proportion(rows: int, cols: int) -> bool:
+    """Whether the matrix is drawn with square cells."""
+    return max(rows, cols) <= _LONGEST * min(rows, cols)
+
+
+def _figure_size(rows: int, cols: int) -> tuple[float, float]:
+    """Inches for a matrix, with room for text: at most 7 wide and 7 high."""
+    long = 5.5 / max(rows, cols)
+    return max(4.5, long * cols + 1.7), max(3.2, long * rows + 1.2)
+
+
+def _x(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
