@@ -95,10 +95,12 @@ class Diagonal(ImageOperator):
         return math.prod(self.input_shape)
 
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        return x * self._values
+        scaled: NDArray[Any] = x * self._values
+        return scaled
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return y * self._values
+        scaled: NDArray[Any] = y * self._values
+        return scaled
 
     def _transpose(self) -> Diagonal:
         return self
