@@ -311,7 +311,7 @@ EDITS = {
     "pad of a stride": ({"kind": "Pad", "weight": np.ones((1, 1))}, "stride must be 1 .* of kind Pad"),
     "pad with a kernel": ({"kind": "Pad", "weight": np.ones((2, 2)), "stride": [1, 1]}, "a single 1 per channel"),
     "pad that mixes": ({"kind": "Pad", "weight": np.ones((2, 2, 1, 1)), "stride": [1, 1]}, "a single 1 per channel"),
-    "downsample with padding": ({"kind": "Downsample", "weight": np.ones((1, 1))}, "padding must be 0 .* of kind Downsample"),
+    "downsample with padding": ({"kind": "Downsample", "weight": np.ones((1, 1))}, "padding must be 0 .* of kind Down"),
     "upsample flipped": (
         {"kind": "Upsample", "weight": np.ones((1, 1)), "padding": [[0, 0]] * 2, "padding_mode": "zeros", "flip": True},
         "flip must be False .* of kind Upsample",
