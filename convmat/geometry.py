@@ -118,7 +118,13 @@ class Geometry:
         return self.out_channels * (self.in_channels // self.groups) * math.prod(entries)
 
     def kernel(self, weight: NDArray[Any]) -> NDArray[Any]:
-        """The weight with both channel axes and flipped where asked: the kernel of a cross-correlation. A view."""
+        """The weight with both channel axes and flipped where asked: the kernel of a cross-correlation.
+
+        Returns
+        -------
+        ndarray, shape (C_out, C_in / groups, K_1, ..., K_D)
+            A view.
+        """
         kernel = weight.reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         return np.flip(kernel, axis=tuple(range(2, 2 + self.ndim))) if self.flip else kernel
 
