@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmat.interop.onnx_attributes import Attributes
 from convmat.interop.onnx_graph import STANDARD, Constants, Place, image_size, infer, load, walk
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
 __all__ = ["Layer", "from_onnx"]
-
-Pairs = tuple[tuple[int, int], ...]
 
 _OPERATORS: dict[tuple[str, int], Callable[..., Convolution]] = {
     ("Conv", 1): Conv1d,
@@ -199,14 +198,13 @@ def from_onnx(
         ) from error
     constants = Constants(folder, {entry.domain: entry.version for entry in proto.opset_import})
     _refuse(walk(proto.graph))
+    found: dict[str, _Convolution] = {}
     for place in _convolutions(proto.graph):
-        _write_out_same(place, constants)
+        name = _unused(place.key, found)
+        found[name] = _read(name, place, constants)
     graph = infer(proto, input_shapes).graph
-    layers: dict[str, Layer] = {}
-    for place in _convolutions(graph):
-        name = _unused(place.key, layers)
-        layers[name] = _layer(name, place, constants, graph)
-    return layers
+    places = _convolutions(graph)
+    return {name: _layer(found[name], place, graph) for name, place in zip(found, places, strict=True)}
 
 
 def _convolutions(graph: GraphProto) -> Iterator[Place]:
@@ -232,36 +230,66 @@ def _refuse(places: Iterable[Place]) -> None:
         raise ValueError(f"model has convolutions that are not read: {found}")
 
 
-def _unused(key: str, taken: Mapping[str, Layer]) -> str:
+def _unused(key: str, taken: Mapping[str, object]) -> str:
     names = (key if i == 1 else f"{key}#{i}" for i in itertools.count(1))
     return next(name for name in names if name not in taken)
 
 
-def _layer(name: str, place: Place, constants: Constants, graph: GraphProto) -> Layer:
-    """The operator and the offset of a node."""
+@dataclass(frozen=True, eq=False)
+class _Convolution:
+    """A node, while the size of its images is not known yet."""
+
+    name: str
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    attributes: Attributes
+
+
+def _read(name: str, place: Place, constants: Constants) -> _Convolution:
+    """Read a node. Pads that auto_pad means, whatever the image, are written into it.
+
+    Shape inference does not take the output_padding of a transposed convolution into account in SAME, as the standard
+    and the runtimes do; the layers that follow would get other sizes.
+    """
+    from onnx.helper import make_attribute
+
     node = place.node
     what = f"{node.op_type} {name!r}"
     weight = _floats(constants, place, 1, what)
-    dims = weight.ndim - 2
-    if (node.op_type, dims) not in _OPERATORS:
+    if (node.op_type, weight.ndim - 2) not in _OPERATORS:
         raise ValueError(f"{what}: its weight has shape {weight.shape}: it must have 1 to 3 spatial axes")
-    attributes = _Attributes.of(node, weight.shape[2:], what)
-    channels = weight.shape[0] if node.op_type == "ConvTranspose" else weight.shape[1] * attributes.groups
-    size = image_size(place, channels, dims, graph, what)
-    options = attributes.transposed(size) if node.op_type == "ConvTranspose" else attributes.direct()
-    try:
-        operator = _OPERATORS[node.op_type, dims](weight, size, **options)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{what}: {error}") from error
-    offset = None
+    attributes = Attributes.of(node, weight.shape[2:], what)
+    bias = None
     if len(node.input) > 2 and node.input[2]:
-        outs, *outputs = operator.output_shape
         bias = _floats(constants, place, 2, what)
-        if bias.shape != (outs,):
-            raise ValueError(f"{what}: its bias has shape {bias.shape}: it must be ({outs},), one for each channel")
-        offset = np.repeat(bias.astype(operator.dtype, copy=False), math.prod(outputs))
+        channels = weight.shape[1] * attributes.groups if attributes.transposed else weight.shape[0]
+        if bias.shape != (channels,):
+            raise ValueError(f"{what}: its bias has shape {bias.shape}: it must be ({channels},), one for each channel")
+    pads = attributes.same_pads()
+    if pads:
+        kept = [attribute for attribute in node.attribute if attribute.name != "auto_pad"]
+        begins, ends = zip(*pads, strict=True)
+        del node.attribute[:]
+        node.attribute.extend([*kept, make_attribute("pads", [*begins, *ends])])
+    return _Convolution(name, weight, bias, attributes)
+
+
+def _layer(convolution: _Convolution, place: Place, graph: GraphProto) -> Layer:
+    """The operator and the offset of a node, whose place is in a graph with shapes."""
+    name, weight, attributes = convolution.name, convolution.weight, convolution.attributes
+    what = f"{place.node.op_type} {name!r}"
+    dims = weight.ndim - 2
+    channels = weight.shape[0] if attributes.transposed else weight.shape[1] * attributes.groups
+    size = image_size(place, channels, dims, graph, what)
+    try:
+        operator = _OPERATORS[place.node.op_type, dims](weight, size, **attributes.options(size))
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    offset = None
+    if convolution.bias is not None:
+        offset = np.repeat(convolution.bias.astype(operator.dtype, copy=False), math.prod(operator.output_shape[1:]))
         offset.flags.writeable = False
-    return Layer(name, operator, offset, tuple(node.input), tuple(node.output))
+    return Layer(name, operator, offset, tuple(place.node.input), tuple(place.node.output))
 
 
 def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArray[Any]:
@@ -274,123 +302,3 @@ def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArra
     if array.dtype.name not in _DTYPES:
         raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(_DTYPES)}")
     return array.astype(_DTYPES[array.dtype.name], copy=False)
-
-
-# attributes ------------------------------------------------------------------------------------------------------
-
-
-def _odd_at_end(total: int) -> tuple[int, int]:
-    return total // 2, total - total // 2
-
-
-def _odd_at_beginning(total: int) -> tuple[int, int]:
-    return total - total // 2, total // 2
-
-
-_SPLITS = {
-    "NOTSET": _odd_at_beginning,
-    "VALID": _odd_at_beginning,
-    "SAME_UPPER": _odd_at_end,
-    "SAME_LOWER": _odd_at_beginning,
-}
-"""auto_pad -> how the pads of a transposed convolution share a total into (lo, hi)."""
-
-_WORDS = {"VALID": "valid", "SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}
-"""auto_pad -> the padding of a convolution."""
-
-
-@dataclass(frozen=True)
-class _Attributes:
-    """The attributes of a convolution, with the defaults of the standard."""
-
-    auto_pad: str
-    pads: Pairs
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-    output_padding: tuple[int, ...]
-    output_shape: tuple[int, ...] | None
-    span: tuple[int, ...]
-
-    @classmethod
-    def of(cls, node: NodeProto, kernel: tuple[int, ...], what: str) -> _Attributes:
-        """Read those of a node, whose weight has this kernel size."""
-        from onnx.helper import get_attribute_value
-
-        given = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
-        dims = len(kernel)
-
-        def integers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-            values = tuple(given.get(name, default))
-            if len(values) != len(default):
-                raise ValueError(f"{what}: {name}={list(values)} must have {len(default)} entries")
-            return values
-
-        auto_pad = given.get("auto_pad", b"NOTSET").decode()
-        if auto_pad not in _SPLITS:
-            raise ValueError(f"{what}: auto_pad={auto_pad!r} must be one of {', '.join(map(repr, _SPLITS))}")
-        pads = integers("pads", (0,) * (2 * dims))
-        if auto_pad != "NOTSET" and "pads" in given:
-            raise ValueError(f"{what}: pads={list(pads)} and auto_pad={auto_pad!r} exclude each other")
-        if min(pads) < 0:
-            raise ValueError(f"{what}: pads={list(pads)} must not be negative")
-        if integers("kernel_shape", kernel) != kernel:
-            raise ValueError(
-                f"{what}: kernel_shape={list(given['kernel_shape'])} is not that of its weight, {list(kernel)}"
-            )
-        dilation = integers("dilations", (1,) * dims)
-        return cls(
-            auto_pad=auto_pad,
-            pads=tuple(zip(pads[:dims], pads[dims:], strict=True)),
-            stride=integers("strides", (1,) * dims),
-            dilation=dilation,
-            groups=given.get("group", 1),
-            output_padding=integers("output_padding", (0,) * dims),
-            output_shape=integers("output_shape", (0,) * dims) if "output_shape" in given else None,
-            span=tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)),
-        )
-
-    def direct(self) -> dict[str, Any]:
-        """The arguments of a convolution."""
-        return self._common() | {"padding": _WORDS.get(self.auto_pad, self.pads)}
-
-    def transposed(self, size: tuple[int, ...]) -> dict[str, Any]:
-        """The arguments of a transposed convolution of images of this size."""
-        pads, extra = self.pads, self.output_padding
-        if self.output_shape is not None:
-            excess = [
-                (n - 1) * s + span + e - wanted
-                for n, s, span, e, wanted in zip(size, self.stride, self.span, extra, self.output_shape, strict=True)
-            ]
-            pads = tuple(_SPLITS[self.auto_pad](max(0, total)) for total in excess)
-            extra = tuple(e + max(0, -total) for e, total in zip(extra, excess, strict=True))
-        return self._common() | {"padding": pads, "output_padding": extra}
-
-    def same_pads(self) -> Pairs:
-        """The pads of a transposed convolution with auto_pad SAME; they do not depend on its input."""
-        split = _SPLITS[self.auto_pad]
-        totals = (span + e - s for span, e, s in zip(self.span, self.output_padding, self.stride, strict=True))
-        return tuple(split(max(0, total)) for total in totals)
-
-    def _common(self) -> dict[str, Any]:
-        return {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-
-
-def _write_out_same(place: Place, constants: Constants) -> None:
-    """Replace the auto_pad SAME of a transposed convolution by its pads.
-
-    Shape inference does not take output_padding into account there, as the standard and the runtimes do, so that it
-    would give wrong sizes to the layers that follow.
-    """
-    from onnx.helper import make_attribute
-
-    node = place.node
-    given = {attribute.name: attribute for attribute in node.attribute}
-    if node.op_type == "Conv" or "output_shape" in given or "auto_pad" not in given:
-        return
-    what = f"{node.op_type} {place.key!r}"
-    attributes = _Attributes.of(node, _floats(constants, place, 1, what).shape[2:], what)
-    if attributes.auto_pad.startswith("SAME"):
-        begins, ends = zip(*attributes.same_pads(), strict=True)
-        node.attribute.remove(given["auto_pad"])
-        node.attribute.append(make_attribute("pads", [*begins, *ends]))

@@ -235,7 +235,8 @@ def infer(proto: ModelProto, input_shapes: Any) -> ModelProto:
     try:
         return infer_shapes(proto, strict_mode=True, data_prop=True)
     except InferenceError as error:
-        raise ValueError(f"model and input_shapes={input_shapes!r} contradict each other: {error}") from error
+        what = "model contradicts itself" if input_shapes is None else "model contradicts itself or input_shapes"
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _open_axes(graph: GraphProto) -> None:
@@ -314,7 +315,7 @@ def _advice(graph: GraphProto) -> str:
             "an operator that shape inference does not know; write the shape into the value_info of the model"
         )
     shapes = ", ".join(f"{name!r}: {_names(value)}" for name, value in dynamic.items())
-    return f"pass input_shapes={{{shapes}}} with a number for each name"
+    return f"pass input_shapes={{{shapes}}} with a number for each axis"
 
 
 def _names(value: ValueInfoProto) -> str:
