@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def save_picture(name: str, draw: Callable[[], "Figure"]) -> None:
+def save_picture(name: str, draw: Callable[[], "Figure"]) -> Path | None:
     """Save what `draw` returns as `name`, in the folder that the command line says, if matplotlib is installed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder of the picture (./pictures)")
@@ -21,5 +21,7 @@ def save_picture(name: str, draw: Callable[[], "Figure"]) -> None:
         figure = draw()
     except ImportError as error:
         print(f"\nNo picture: {error}")
-        return
-    print(f"\nPicture: {plot.save(figure, arguments.out / name, dpi=arguments.dpi)}")
+        return None
+    path = plot.save(figure, arguments.out / name, dpi=arguments.dpi)
+    print(f"\nPicture: {path}")
+    return path

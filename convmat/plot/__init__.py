@@ -6,7 +6,7 @@ follow matplotlib's style, so that ``with plt.style.context("dark_background")``
 
 ==============================================================  ========================================================
 ``matrix(A, ax=None, *, labels, legend, resolution, title)``    the sparse pattern, coloured by tap -> AxesImage
-``arithmetic(A, output, *, channels, figure)``                  what one output reads -> Figure
+``arithmetic(A, output, *, channels, title, figure)``           what one output reads -> Figure
 ``animate(A, path, *, transpose="side-by-side", channels,       the same for every output, as GIF, APNG or MP4 -> Path
 fps, dpi, progress)``
 ``overlap(A, ax=None, *, title)``                               how often each sample is read -> AxesImage

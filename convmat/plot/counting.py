@@ -69,10 +69,11 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
             ax.text(column, row, str(count), ha="center", va="center_baseline", color=colour, fontsize=9)
     else:
         figure_of(ax).colorbar(image, ax=ax, shrink=0.8, ticks=np.unique(np.linspace(least, most, 7, dtype=int)))
+    ax.locator_params(integer=True)
     if layer.geometry.ndim == 3:
         planes, _, width = layer.geometry.input_size
         ax.vlines(np.arange(1, planes) * width - 0.5, -0.5, rows - 0.5, color="white", linewidth=2)
-    ax.locator_params(integer=True)
+        ax.set_xticks(np.arange(planes) * width + (width - 1) / 2, labels=[f"plane {plane}" for plane in range(planes)])
     if rows == 1:
         ax.set_yticks([])
     what = "inputs added up at each output" if layer.transposed else "outputs that read each input"

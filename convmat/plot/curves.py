@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.operators import Convolution
-from convmat.plot.style import HIGHLIGHT, Theme, axes_of, figure_of
+from convmat.plot.style import BLUE, DARK_BLUE, HIGHLIGHT, Theme, axes_of, figure_of, text_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-CURVE = "#0072B2"
 
 _MARKED = 40
 """Singular values up to which each is a point."""
@@ -82,8 +80,8 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
     >>> import numpy as np
     >>> from convmat import Conv2d, plot
     >>> ax = plot.spectrum(Conv2d([[1.0, -1.0]], (8, 8), padding=((0, 0), (0, 1)), padding_mode="circular"))
-    >>> [text.get_text() for text in ax.texts]
-    ['8 of 64 are zero']
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['norm from 2 to 2', 'singular values', '8 of 64 are zero']
     """
     found = Spectrum.of(A)
     ax = axes_of(ax, 6.4, 4.2)
@@ -94,15 +92,16 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
     count = min(A.shape)
     if found.values is None:
         ax.text(0.5, 0.5, "no structure of A gives its singular values", transform=ax.transAxes, ha="center")
+        ax.set_ylim(0, 1.3 * upper)
     elif found.values.size:
         marker = "o" if found.values.size <= _MARKED else ""
         places = np.arange(1, found.values.size + 1)
-        ax.plot(places, found.values, color=CURVE, linewidth=2, label="singular values", zorder=3, marker=marker)
-    if found.zeros:
-        ax.axvspan(count - found.zeros + 0.5, count + 0.5, color=theme.faint(0.12), linewidth=0)
-        ax.text(0.98, 0.04, f"{found.zeros} of {count} are zero", transform=ax.transAxes, ha="right")
-    if upper > 0:
+        blue = BLUE if text_on(theme.paper) == "white" else DARK_BLUE
+        ax.plot(places, found.values, color=blue, linewidth=2, label="singular values", zorder=3, marker=marker)
         ax.set_yscale("log")
+    if found.zeros:
+        start, told = count - found.zeros + 0.5, f"{found.zeros} of {count} are zero"
+        ax.axvspan(start, count + 0.5, color=theme.faint(0.15), linewidth=0, label=told)
     ax.set_xlim(0.5 if count <= _MARKED else 0, count + 0.5)
     ax.locator_params(axis="x", integer=True)
     ax.set_xlabel("number, in descending order")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convmat.plot.layout import Layout, fit
 from convmat.plot.scene import BORDER, COPY, CROPPED, HOLE, SAMPLE, Grid, Scene, Step
 from convmat.plot.style import (
     BLUE,
@@ -15,8 +16,9 @@ from convmat.plot.style import (
     HIGHLIGHT,
     SUM,
     Theme,
-    figure_of,
+    inches,
     new_figure,
+    root,
     tap_colours,
     tap_names,
     text_on,
@@ -26,29 +28,15 @@ from convmat.taps import ZERO
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Box = tuple[float, float, float, float]
-"""Left, bottom, width and height, in inches."""
-
-_LARGEST_CELL = 0.46
-"""Side of a cell, in inches."""
+    from matplotlib.figure import Figure, SubFigure
 
 _WIDEST, _HIGHEST = 12.0, 8.0
 """Inches of a new figure, at most."""
 
-_TITLE = 0.46
-"""Inches above a grid for its title."""
+_HEADING = 0.32
+"""Inches of a title above all."""
 
-_CAPTION = 0.62
-"""Inches below the grids for the caption."""
-
-_GAP = 0.35
-"""Inches around and between the grids."""
-
-_LEAST_WIDTH = 1.45
-"""Inches of a grid, at least: those of its title."""
-
+_NAMES = ("input", "kernel", "output")
 
 _OUTLINE = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5), (-0.5, -0.5)])
 _DIAGONAL = np.array([(-0.5, 0.5), (0.5, -0.5)])
@@ -59,8 +47,9 @@ def arithmetic(
     output: int | Sequence[int],
     *,
     channels: tuple[int, int] | None = None,
-    figure: Figure | None = None,
-) -> Figure:
+    title: str = "",
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
     """What one output of a convolution reads: the padded input, the kernel and the output, as grids of cells.
 
     The cells that the output reads have the colours and letters of the taps that read them. Cells are numbered as the
@@ -78,12 +67,15 @@ def arithmetic(
         Which output, (m_1, m_2) for two axes.
     channels : (int, int), optional
         Output and input channel of A; needed if it has several.
-    figure : matplotlib.figure.Figure, optional
-        Draw on this one; a new one by default.
+    title : str
+        A line above.
+    figure : matplotlib.figure.Figure or SubFigure, optional
+        Draw on this one; a new one by default. The grids are placed by hand, so that the figure loses its layout
+        engine.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    matplotlib.figure.Figure or SubFigure
 
     Raises
     ------
@@ -110,61 +102,57 @@ def arithmetic(
     """
     scene = Scene.of(A, channels)
     step = scene.step(output)
-    figure = figure or new_figure(*figure_size(scene))
-    width, height = figure.get_size_inches()
-    stage = Stage.set(figure, scene, (0, 0, width, height))
-    stage.draw(step)
+    above = _HEADING if title else 0.0
+    if figure is None:
+        layout = fit(scene, _WIDEST, _HIGHEST)
+        figure = new_figure(layout.width, layout.height + above)
+    width, height = inches(figure)
+    layout = fit(scene, width, height - above)
+    figure.text(0.5, 1 - above / height, title, ha="center", va="bottom", fontsize=12)
+    place = (width - layout.width) / 2, (height - above - layout.height) / 2
+    Stage.set(figure, scene, layout, place).draw(step)
     return figure
-
-
-def figure_size(scene: Scene) -> tuple[float, float]:
-    """Inches that the grids take with large cells, or with smaller ones where that is too much."""
-    return _extent(scene, _fitting_cell(scene, _WIDEST, _HIGHEST))
 
 
 @dataclass(frozen=True)
 class Stage:
     """The grids on a figure, on which a step is drawn."""
 
+    figure: Figure | SubFigure
     scene: Scene
     theme: Theme
     input: Axes
     kernel: Axes
     output: Axes
-    size: float
-    """Side of a cell, in points."""
-    caption: tuple[float, float]
-    """Where the caption is, in fractions of the figure."""
+    layout: Layout
+    corner: tuple[float, float]
+    """Lower left corner of all, in inches."""
 
     @classmethod
-    def set(cls, figure: Figure, scene: Scene, box: Box) -> Stage:
-        """Draw what does not change from output to output, within a part of the figure."""
-        figure.set_layout_engine("none")  # cells of one size on all grids are placed by hand
-        theme = Theme.of(figure)
-        left, bottom, width, height = box
-        cell = _fitting_cell(scene, width, height)
-        used = _extent(scene, cell)
-        x, top = left + (width - used[0]) / 2 + _GAP, bottom + (height + used[1]) / 2
-        wide, high = figure.get_size_inches()
+    def set(cls, figure: Figure | SubFigure, scene: Scene, layout: Layout, corner: tuple[float, float]) -> Stage:
+        """Draw what does not change from output to output."""
+        root(figure).set_layout_engine("none")  # cells of one size on all grids are placed by hand
+        shapes = scene.input.shape, scene.kernel.shape, scene.output.shape
+        wide, high = inches(figure)
         axes: list[Axes] = []
-        shapes = _shapes(scene)
-        tallest = max(shape[0] for shape in shapes) * cell
-        for shape, title, name in zip(shapes, _titles(scene), ("input", "kernel", "output"), strict=True):
-            if _stacked(scene):
-                top -= _TITLE + shape[0] * cell
-                y, at = top, x
-            else:
-                slot = max(shape[1] * cell, _LEAST_WIDTH)
-                y = top - _TITLE - (tallest + shape[0] * cell) / 2
-                at, x = x + (slot - shape[1] * cell) / 2, x + slot + _GAP
-            bounds = (at / wide, y / high, shape[1] * cell / wide, shape[0] * cell / high)
-            axes.append(_axes(figure, bounds, shape, title, name))
-        caption = (left + width / 2) / wide, (bottom + _CAPTION / 2) / high
-        stage = cls(scene, theme, axes[0], axes[1], axes[2], cell * 72, caption)
-        _draw_grid(stage.input, scene.input, theme, BLUE, stage.size)
-        _draw_grid(stage.output, scene.output, theme, GREEN, stage.size)
+        for name, shape, title, box in zip(_NAMES, shapes, _titles(scene), layout.boxes, strict=True):
+            left, bottom = (c + b for c, b in zip(corner, box[:2], strict=True))
+            ax = figure.add_axes((left / wide, bottom / high, box[2] / wide, box[3] / high), label=name)
+            ax.set_xlim(-0.5, shape[1] - 0.5)
+            ax.set_ylim(shape[0] - 0.5, -0.5)
+            ax.set_axis_off()
+            ax.set_title(title, fontsize=10 * layout.scale, linespacing=1.1, pad=5 * layout.scale)
+            axes.append(ax)
+        stage = cls(figure, scene, Theme.of(figure), axes[0], axes[1], axes[2], layout, corner)
+        _draw_grid(stage.input, scene.input, stage.theme, BLUE, stage.size)
+        _draw_grid(stage.output, scene.output, stage.theme, GREEN, stage.size)
         stage._draw_kernel()
         return stage
+
+    @property
+    def size(self) -> float:
+        """Side of a cell, in points."""
+        return 72 * self.layout.cell
 
     def draw(self, step: Step) -> list[Artist]:
         """Draw one output and what it reads, and return it."""
@@ -177,15 +165,19 @@ class Stage:
         for place, (row, column) in enumerate(step.targets.tolist()):
             colour = self.theme.tint(HIGHLIGHT, 0.5) if place else HIGHLIGHT
             drawn += _cell(self.output, row, column, colour, self.size, int(self.scene.output.samples[row, column]))
-        drawn.append(figure_of(self.input).text(*self.caption, self.words(step), ha="center", va="center", fontsize=10))
+        x, y = (
+            (c + inch) / size
+            for c, inch, size in zip(self.corner, self.layout.caption, inches(self.figure), strict=True)
+        )
+        size = 10 * self.layout.scale
+        drawn.append(self.figure.text(x, y, self.words(step), ha="center", va="center", fontsize=size))
         return drawn
 
     def words(self, step: Step) -> str:
         """The caption of a step."""
         zeros = int((step.samples == ZERO).sum())
         what = _plural(len(step.samples) - zeros, "sample") + (f" and {_plural(zeros, 'zero')}" if zeros else "")
-        place = ", ".join(map(str, step.place))
-        line = f"output [{place}] reads {what}: row {step.row} of the matrix"
+        line = f"row {step.row}, output [{', '.join(map(str, step.place))}]: reads {what}"
         if len(step.targets) > 1:
             line += f"\n{_plural(len(step.targets) - 1, 'cell')} of the border added to it"
         return line
@@ -200,16 +192,6 @@ class Stage:
         for (row, column), tap in np.ndenumerate(self.scene.kernel):
             text = f"{weights[tap]:.2g}"
             _cell(self.kernel, row, column, colours(tap), self.size, text, names[tap], self.theme.faint(0.5))
-
-
-def _axes(figure: Figure, bounds: Box, shape: tuple[int, int], title: str, name: str) -> Axes:
-    """Axes of so many cells."""
-    ax = figure.add_axes(bounds, label=name)
-    ax.set_xlim(-0.5, shape[1] - 0.5)
-    ax.set_ylim(shape[0] - 0.5, -0.5)
-    ax.set_axis_off()
-    ax.set_title(title, fontsize=10, linespacing=1.1, pad=5)
-    return ax
 
 
 def _draw_grid(ax: Axes, grid: Grid, theme: Theme, colour: str, size: float) -> None:
@@ -254,50 +236,25 @@ def _cell(
     from matplotlib.patches import Rectangle
 
     ink = text_on(colour)
-    square = Rectangle(
-        (column - 0.5, row - 0.5), 1, 1, facecolor=colour, edgecolor=edge, linewidth=1.6, zorder=2, clip_on=False
-    )
+    look: dict[str, Any] = {"facecolor": colour, "edgecolor": edge, "linewidth": min(1.6, 0.07 * size), "zorder": 2}
+    square = Rectangle((column - 0.5, row - 0.5), 1, 1, **look, clip_on=False)
     drawn: list[Artist] = [ax.add_artist(square)]
     text = "" if number == ZERO else str(number)
     if text:
         drawn.append(ax.text(column, row, text, **_text(size, text), color=ink, zorder=2.1))
     if tap:
-        look = {"fontsize": 0.3 * size * min(1, 3.2 / len(tap)), "style": "italic", "color": ink, "zorder": 2.1}
-        drawn.append(ax.text(column + 0.42, row + 0.44, tap, look, ha="right", va="bottom"))
+        drawn.append(
+            ax.text(
+                column + 0.42, row + 0.44, tap, ha="right", va="bottom", color=ink, zorder=2.1, style="italic",
+                fontsize=0.3 * size * min(1, 3.2 / len(tap)),
+            )
+        )  # fmt: skip
     return drawn
 
 
 def _text(size: float, text: str) -> dict[str, Any]:
     """Where a number stands in its cell, and how large."""
     return {"ha": "center", "va": "center_baseline", "fontsize": 0.4 * size * min(1, 3.2 / len(text))}
-
-
-def _stacked(scene: Scene) -> bool:
-    """Whether the grids stand above one another: those of one axis."""
-    return scene.layer.geometry.ndim == 1
-
-
-def _shapes(scene: Scene) -> list[tuple[int, int]]:
-    rows, columns = scene.kernel.shape
-    return [scene.input.shape, (rows, columns), scene.output.shape]
-
-
-def _extent(scene: Scene, cell: float) -> tuple[float, float]:
-    """Inches that the grids take with cells of this size."""
-    rows, columns = (np.array(sizes) * cell for sizes in zip(*_shapes(scene), strict=True))
-    if _stacked(scene):
-        return max(columns.max(), 3.6) + 2 * _GAP, float(rows.sum() + 3 * _TITLE + _CAPTION)
-    return float(np.maximum(columns, _LEAST_WIDTH).sum() + 4 * _GAP), float(rows.max() + _TITLE + _CAPTION)
-
-
-def _fitting_cell(scene: Scene, width: float, height: float) -> float:
-    """The largest cell with which the grids fit."""
-    small, large = 0.0, _LARGEST_CELL
-    for _ in range(20):
-        cell = (small + large) / 2
-        wide, high = _extent(scene, cell)
-        small, large = (cell, large) if wide <= width and high <= height else (small, cell)
-    return large
 
 
 def _titles(scene: Scene) -> tuple[str, str, str]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.plot.grids import Stage, figure_size
+from convmat.plot.grids import Stage
+from convmat.plot.layout import fit
 from convmat.plot.matrices import matrix
 from convmat.plot.scene import Scene, Step
 from convmat.plot.style import HIGHLIGHT, missing_extra, new_figure
@@ -24,6 +25,9 @@ Frame = NDArray[np.uint8]
 """A picture, (height, width, 3)."""
 
 TRANSPOSE = ("side-by-side", "only", "none")
+
+_WIDEST, _HIGHEST = 9.0, 6.0
+"""Inches of the arithmetic, at most."""
 
 _COLOURS = 96
 """Colours of a palette: those of the taps, of the grids, and the shades at the edges of letters."""
@@ -144,17 +148,16 @@ def _frames(scene: Scene, steps: list[Step], operators: list[Any], dpi: float) -
     except ImportError as error:
         raise missing_extra("an animation", error) from error
 
-    above = figure_size(scene)
+    above = fit(scene, _WIDEST, _HIGHEST)
     boxes = _boxes([operator.shape for operator in operators])
-    width = max(above[0], boxes.width, 5.2)
-    figure = new_figure(width, above[1] + boxes.height)
+    width, height = max(above.width, boxes.width), above.height + boxes.height
+    figure = new_figure(width, height)
     figure.set_dpi(dpi)
-    stage = Stage.set(figure, scene, (0, boxes.height, width, above[1]))
+    stage = Stage.set(figure, scene, above, ((width - above.width) / 2, boxes.height))
     left = (width - boxes.width) / 2
     axes = []
     for number, (operator, (x, y, wide, high)) in enumerate(zip(operators, boxes.places, strict=True)):
-        total = above[1] + boxes.height
-        ax = figure.add_axes(((left + x) / width, y / total, wide / width, high / total))
+        ax = figure.add_axes(((left + x) / width, y / height, wide / width, high / height))
         name = "the transpose" if number else type(operator).__name__
         labels = "auto" if boxes.cell >= _SMALLEST_LABELLED else "none"
         matrix(operator, ax, labels=labels, legend=False, title=f"{name}, {operator.shape[0]} x {operator.shape[1]}")

@@ -58,7 +58,7 @@ class Step:
         found: dict[tuple[int, int], list[int]] = {}
         for (row, column), tap in zip(self.cells.tolist(), self.taps.tolist(), strict=True):
             found.setdefault((row, column), []).append(tap)
-        return found
+        return {cell: sorted(taps) for cell, taps in found.items()}
 
 
 @dataclass(frozen=True)

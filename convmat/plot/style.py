@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
 
 Colour = tuple[float, float, float]
 
-BLUE, GREEN, VERMILLION, PURPLE = "#56B4E9", "#009E73", "#D55E00", "#CC79A7"
+BLUE, DARK_BLUE, GREEN = "#56B4E9", "#0072B2", "#009E73"
 
-HIGHLIGHT = VERMILLION
-SUM = PURPLE
+HIGHLIGHT = "#D55E00"
+
+SUM = "#CC79A7"
 """What sums several taps."""
 
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase
@@ -39,12 +40,14 @@ class Theme:
     ink: Colour
 
     @classmethod
-    def of(cls, figure: Figure) -> Theme:
-        """That of a figure, and the style's text."""
+    def of(cls, figure: Figure | SubFigure) -> Theme:
+        """That of a figure, or of the one behind a subfigure that lets it through, and the style's text."""
         from matplotlib import rcParams
-        from matplotlib.colors import to_rgb
+        from matplotlib.colors import to_rgb, to_rgba
 
-        return cls(to_rgb(figure.get_facecolor()), to_rgb(rcParams["text.color"]))
+        transparent = to_rgba(figure.get_facecolor())[3] == 0
+        paper = (root(figure) if transparent else figure).get_facecolor()
+        return cls(to_rgb(paper), to_rgb(rcParams["text.color"]))
 
     def tint(self, colour: str | Colour, share: float) -> Colour:
         """The background with so much of a colour in it."""
@@ -92,12 +95,19 @@ def axes_of(ax: Axes | None, width: float, height: float) -> Axes:
 
 def figure_of(ax: Axes) -> Figure:
     """The figure on which axes are, also where a subfigure is between them."""
-    from matplotlib.figure import Figure
+    return root(ax.figure)
 
-    figure = ax.figure
-    while not isinstance(figure, Figure):
-        figure = figure.figure
-    return figure
+
+def root(figure: Figure | SubFigure) -> Figure:
+    """The figure that a subfigure is part of."""
+    whole: Any = figure.figure
+    found: Figure = whole
+    return found
+
+
+def inches(figure: Figure | SubFigure) -> tuple[float, float]:
+    """Width and height of a figure or of a part of one."""
+    return float(figure.bbox.width / figure.dpi), float(figure.bbox.height / figure.dpi)
 
 
 def new_figure(width: float, height: float) -> Figure:
