@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.interop.onnx_attributes import Attributes
-from convmat.interop.onnx_graph import STANDARD, Constants, Place, image_size, infer, load, walk
+from convmat.interop.onnx_graph import STANDARD, Constants, Place, load, walk
+from convmat.interop.onnx_shapes import image_size, infer
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 if TYPE_CHECKING:
@@ -134,9 +135,11 @@ def from_onnx(
     -----
     Weights and biases are initialisers or ``Constant`` nodes, also behind ``Identity``, ``Cast``, ``Reshape``,
     ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``QuantizeLinear``, ``DequantizeLinear`` and ``ConstantOfShape`` of
-    constants. An initialiser that is an input too is taken at its default. float64 is kept, float16 and bfloat16 become
-    float32, exactly. Files of external data are looked for beside a model that is given by its path. Image sizes are
-    those of ONNX shape inference. The batch may have any size. ``DeformConv`` and other operators are passed over.
+    constants. An initialiser that is an input too is taken at its default. float64 is kept, float16 and bfloat16
+    become float32, exactly. Files of external data are looked for beside a model that is given by its path.
+
+    Image sizes are those of ONNX shape inference, also where the model computes them from the shapes of its tensors.
+    The batch may have any size. ``DeformConv`` and other operators are passed over.
 
     Padding, per axis, for span = d (K - 1) + 1 and input size n:
 
@@ -202,7 +205,7 @@ def from_onnx(
     for place in _convolutions(proto.graph):
         name = _unused(place.key, found)
         found[name] = _read(name, place, constants)
-    graph = infer(proto, input_shapes).graph
+    graph = infer(proto, input_shapes, constants).graph
     places = _convolutions(graph)
     return {name: _layer(found[name], place, graph) for name, place in zip(found, places, strict=True)}
 

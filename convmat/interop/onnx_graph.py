@@ -1,10 +1,10 @@
-"""The graph of an ONNX model: its nodes, the values of its constants, the shapes of its tensors."""
+"""The graph of an ONNX model: its nodes where they stand, and the values of its constants."""
 
 from __future__ import annotations
 
 import os
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,14 @@ def walk(graph: GraphProto, prefix: str = "", around: Scope | None = None) -> It
                 yield from walk(subgraph, f"{place.key}/{attribute.name}{index}/", scope)
 
 
+def declared(value: ValueInfoProto) -> Shape | None:
+    """The shape that a model declares for a tensor; None if it declares none."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+
+
 # the values of constants -----------------------------------------------------------------------------------------
 
 
@@ -168,7 +176,7 @@ class Constants:
             raise ValueError(f"{what} is a sparse tensor: only dense ones are read")
         if stored is not None and stored.HasField("t"):
             return self._array(stored.t, what)
-        return self._evaluate(node, {used: self.value(used, scope, what) for used in node.input if used})
+        return self.evaluate(node, {used: self.value(used, scope, what) for used in node.input if used})
 
     def _array(self, tensor: TensorProto, what: str) -> NDArray[Any]:
         from onnx import TensorProto, numpy_helper
@@ -188,7 +196,8 @@ class Constants:
                 f"{what} is in the external file {file!r}, which cannot be read in {str(self.folder)!r}: {error}"
             ) from error
 
-    def _evaluate(self, node: NodeProto, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+    def evaluate(self, node: NodeProto, feeds: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        """The first output of a node, by the reference evaluator of onnx."""
         from onnx import GraphProto, ValueInfoProto
         from onnx.reference import ReferenceEvaluator
 
@@ -200,129 +209,3 @@ class Constants:
         )
         results: Any = ReferenceEvaluator(graph, opsets=dict(self.opsets)).run(None, feeds)
         return np.asarray(results[0])
-
-
-# the shapes of tensors -------------------------------------------------------------------------------------------
-
-
-def declared(value: ValueInfoProto) -> Shape | None:
-    """The shape that a model declares for a tensor; None if it declares none."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return None
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
-
-
-def inputs(graph: GraphProto) -> dict[str, ValueInfoProto]:
-    """The inputs that have no default."""
-    defaults = {tensor.name for tensor in graph.initializer}
-    return {value.name: value for value in graph.input if value.name not in defaults}
-
-
-def infer(proto: ModelProto, input_shapes: Any) -> ModelProto:
-    """The model with every shape that ONNX shape inference finds from the given ones. The model given is changed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the shapes are of a wrong kind, do not fit the inputs, or if the model contradicts itself.
-    """
-    from onnx.shape_inference import InferenceError, infer_shapes
-
-    _open_axes(proto.graph)
-    if input_shapes is not None:
-        _fix(proto.graph, input_shapes)
-    try:
-        return infer_shapes(proto, strict_mode=True, data_prop=True)
-    except InferenceError as error:
-        what = "model contradicts itself" if input_shapes is None else "model contradicts itself or input_shapes"
-        raise ValueError(f"{what}: {error}") from error
-
-
-def _open_axes(graph: GraphProto) -> None:
-    """Drop the sizes -1 and 0, by which some writers mean an open axis."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if any(size is not None and size < 1 for size in declared(value) or ()):
-            for dim in value.type.tensor_type.shape.dim:
-                if dim.dim_value < 1:
-                    dim.ClearField("dim_value")
-
-
-def _fix(graph: GraphProto, input_shapes: Any) -> None:
-    """Write the given shapes into the inputs."""
-    if not isinstance(input_shapes, Mapping):
-        raise TypeError(f"input_shapes={input_shapes!r} must map names of inputs to their shapes")
-    known = inputs(graph)
-    for name, given in input_shapes.items():
-        if name not in known:
-            raise ValueError(f"input_shapes names {name!r}: the inputs of the model are {', '.join(map(repr, known))}")
-        sizes = _sizes(name, given)
-        value = known[name]
-        fixed = declared(value)
-        if fixed is not None and not (
-            len(fixed) == len(sizes) and all(a in (None, b) for a, b in zip(fixed, sizes, strict=True))
-        ):
-            raise ValueError(f"input_shapes[{name!r}]={given!r} does not fit the shape {_names(value)} of that input")
-        shape = value.type.tensor_type.shape
-        del shape.dim[:]
-        for size in sizes:
-            shape.dim.add().dim_value = size
-
-
-def _sizes(name: str, given: Any) -> tuple[int, ...]:
-    what = f"input_shapes[{name!r}]={given!r}"
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise TypeError(f"{what} must be the full shape, a tuple of integers")
-    sizes = tuple(given)
-    if any(isinstance(size, bool) or not isinstance(size, int | np.integer) for size in sizes):
-        raise TypeError(f"{what} must be the full shape, a tuple of integers")
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"{what} must hold sizes of at least 1")
-    return tuple(int(size) for size in sizes)
-
-
-def image_size(place: Place, channels: int, dims: int, graph: GraphProto, what: str) -> tuple[int, ...]:
-    """The spatial size of what a convolution reads; `what` names it in messages.
-
-    Raises
-    ------
-    ValueError
-        If an axis of it is open, or it does not fit the weight.
-    """
-    name = place.node.input[0]
-    shape = place.scope.shape(name)
-    if shape is None:
-        raise ValueError(f"{what} reads {name!r}, whose shape is not known: {_advice(graph)}")
-    what = f"{what} reads {name!r} of shape ({', '.join('?' if size is None else str(size) for size in shape)})"
-    if len(shape) != dims + 2:
-        raise ValueError(f"{what}: for a kernel of {dims} axes it must have {dims + 2}, batch and channels first")
-    size = tuple(n for n in shape[2:] if n is not None)
-    if len(size) < dims:
-        axes = [str(axis) for axis in range(2, len(shape)) if shape[axis] is None]
-        which = f"axes {', '.join(axes)} are" if len(axes) > 1 else f"axis {axes[0]} is"
-        raise ValueError(f"{what}, whose {which} open: {_advice(graph)}")
-    if shape[1] not in (None, channels):
-        raise ValueError(f"{what}, but its weight is for {channels} channels")
-    return size
-
-
-def _advice(graph: GraphProto) -> str:
-    """What to pass so that shapes are known."""
-    dynamic = {name: value for name, value in inputs(graph).items() if None in (declared(value) or (None,))}
-    if not dynamic:
-        return (
-            "all inputs of the model are fixed, so it depends on values that are computed when the model runs, or on "
-            "an operator that shape inference does not know; write the shape into the value_info of the model"
-        )
-    shapes = ", ".join(f"{name!r}: {_names(value)}" for name, value in dynamic.items())
-    return f"pass input_shapes={{{shapes}}} with a number for each axis"
-
-
-def _names(value: ValueInfoProto) -> str:
-    """A declared shape as a message shows it: with the names that its open axes have."""
-    tensor = value.type.tensor_type
-    if not tensor.HasField("shape"):
-        return "(...)"
-    return (
-        f"({', '.join(str(d.dim_value) if d.HasField('dim_value') else d.dim_param or '?' for d in tensor.shape.dim)})"
-    )
