@@ -44,10 +44,6 @@ def nearest(size: int, output: int, scale: float | None = None, *, exact: bool =
     """
     m = np.arange(output, dtype=np.float32)
     ratio = np.float32(size) / np.float32(output) if scale is None else np.float32(1 / scale)
-    if size == output:
-        ratio = np.float32(1)
-    elif not exact and output == 2 * size:
-        ratio = np.float32(0.5)
     position = np.floor((m + np.float32(0.5)) * ratio if exact else m * ratio)
     index = np.minimum(position.astype(np.int64), size - 1)
     return _matrix(index[:, None], np.ones((output, 1)), size)
@@ -61,7 +57,7 @@ def linear(size: int, output: int, scale: float | None = None, *, align_corners:
     size, output : int
         N and M.
     scale : float, optional
-        The scale factor f; by default M / N. It has no part where the corners are aligned.
+        The scale factor f; by default M / N. It has no part where the corners are aligned or M = N.
     align_corners : bool
         Whether the first and last samples stay where they are.
 

