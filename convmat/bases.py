@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.threads import workers
 from convmat.spectrum import each_piece, outer
 from convmat.symbol import multiplicity, symbol
+from convmat.waves import Waves
 
 _Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """U, sigma, V^H of one matrix."""
@@ -103,46 +102,27 @@ class PeriodicBases:
         return np.repeat(self.sigma.reshape(times.size, -1), times.ravel(), axis=0)
 
     def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(np.matmul(self.vh, self._waves(self._phases(x))))
+        images = x.reshape(len(x), -1, *self.geometry.input_size)
+        return np.asarray(np.matmul(self.vh, self._inputs.forward(images)))
 
     def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
-        return self._image(self._samples(np.matmul(_adjoint(self.vh), c)))
+        return self._inputs.backward(np.matmul(_adjoint(self.vh), c)).reshape(c.shape[-1], -1)
 
     def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
-        geometry = self.geometry
-        images = y.reshape(len(y), geometry.groups, -1, *geometry.output_size)
-        return np.asarray(np.matmul(_adjoint(self.u), self._waves(np.moveaxis(images, (0, 1, 2), (-1, -3, -2)))))
+        images = y.reshape(len(y), -1, *self.geometry.output_size)
+        return np.asarray(np.matmul(_adjoint(self.u), self._outputs.forward(images)))
 
     def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
-        outputs = self._samples(np.matmul(self.u, c))  # (M_1..M_D, G, C_out / G, batch)
-        return np.moveaxis(outputs, (-1, -3, -2), (0, 1, 2)).reshape(outputs.shape[-1], -1)
+        return self._outputs.backward(np.matmul(self.u, c)).reshape(c.shape[-1], -1)
 
-    def _phases(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Images as their phases: (batch, C_in N_1..N_D) -> (M_1..M_D, G, C_in / G s^D, batch)."""
-        geometry, dims = self.geometry, self.geometry.ndim
-        split = [n for pair in zip(geometry.output_size, geometry.stride, strict=True) for n in pair]
-        parts = x.reshape(len(x), geometry.groups, -1, *split)
-        coarse, phases = range(3, 3 + 2 * dims, 2), range(4, 3 + 2 * dims, 2)
-        moved = parts.transpose(*coarse, 1, 2, *phases, 0)
-        return np.asarray(moved).reshape(*geometry.output_size, geometry.groups, self.vh.shape[-1], len(x))
+    @property
+    def _inputs(self) -> Waves:
+        geometry = self.geometry
+        return Waves(geometry.output_size, geometry.stride, geometry.groups, self.half)
 
-    def _image(self, phases: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `_phases`."""
-        geometry, dims, batch = self.geometry, self.geometry.ndim, phases.shape[-1]
-        parts = phases.reshape(*geometry.output_size, geometry.groups, -1, *geometry.stride, batch)
-        spatial = [axis for pair in zip(range(dims), range(dims + 2, 2 * dims + 2), strict=True) for axis in pair]
-        return np.asarray(parts.transpose(2 * dims + 2, dims, dims + 1, *spatial).reshape(batch, -1))
-
-    def _waves(self, samples: NDArray[Any]) -> NDArray[Any]:
-        """The unitary FFT of the leading axes, half of it where the weight (and so the vector) is real."""
-        transform = scipy.fft.rfftn if self.half else scipy.fft.fftn
-        return np.asarray(transform(samples, axes=range(self.geometry.ndim), norm="ortho", workers=workers()))
-
-    def _samples(self, waves: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `_waves`."""
-        inverse = scipy.fft.irfftn if self.half else scipy.fft.ifftn
-        sizes, axes = self.geometry.output_size, range(self.geometry.ndim)
-        return np.asarray(inverse(waves, s=sizes, axes=axes, norm="ortho", workers=workers()))
+    @property
+    def _outputs(self) -> Waves:
+        return replace(self._inputs, phases=(1,) * self.geometry.ndim)
 
 
 @dataclass(frozen=True, eq=False)

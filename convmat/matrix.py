@@ -269,7 +269,7 @@ def check_memory(what: str, shape: tuple[int, int], entries: int, needed: int) -
         )
 
 
-_ALWAYS_FITS = 2**20
+_ALWAYS_FITS = 2**25
 """Bytes up to which the system is not asked what is available: that takes longer than to fill them."""
 
 

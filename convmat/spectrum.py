@@ -21,6 +21,9 @@ from convmat.operators import Convolution, ConvTranspose
 from convmat.products.threads import Pool, workers
 from convmat.symbol import Symbol, multiplicity, periodic, pieces, pool_size, stored, symbol
 
+ROUNDING = 8
+"""Rounding errors by which a kernel of rank one may differ from one, relative."""
+
 DENSE_LIMIT = 2**22
 """Entries of a dense matrix (of one group, or of one Kronecker factor) up to which its SVD is taken."""
 
@@ -141,24 +144,28 @@ def is_periodic(geometry: Geometry) -> bool:
     return all(periodic(axis) for axis in geometry.axes)
 
 
-def rank_one(tensor: NDArray[Any], tolerance: float) -> list[NDArray[Any]] | None:
-    """Vectors whose outer product is the tensor, to a relative tolerance, or None if there are none."""
-    vectors, rest = [], tensor.astype(np.result_type(tensor, np.float64))
+def rank_one(tensor: NDArray[Any]) -> tuple[list[NDArray[Any]], float]:
+    """Vectors whose outer product is nearly the tensor, in double precision; and the part that is missing, relative."""
+    wide = tensor.astype(np.result_type(tensor, np.float64))
+    vectors, rest = [], wide
     while rest.ndim > 1:
         u, sigma, vh = np.linalg.svd(rest.reshape(len(rest), -1), full_matrices=False)
-        if sigma.size > 1 and sigma[1] > tolerance * sigma[0]:
-            return None
         vectors.append(u[:, 0] * sigma[0])
         rest = vh[0].reshape(rest.shape[1:])
-    return [*vectors, rest]
+    vectors.append(rest)
+    whole, missing = float(np.linalg.norm(wide)), float(np.linalg.norm(wide - outer(vectors)))
+    return vectors, missing / whole if whole > 0 else 0.0
 
 
-def rank_one_kernels(geometry: Geometry, kernel: NDArray[Any], tolerance: float) -> list[list[NDArray[Any]]] | None:
-    """Per group vectors w_0 (C_out C_in / G^2), w_1 (K_1), .., w_D whose outer product is the kernel, or None."""
+def rank_one_kernels(geometry: Geometry, kernel: NDArray[Any], eps: float) -> list[list[NDArray[Any]]] | None:
+    """Per group vectors w_0 (C_out C_in / G^2), w_1 (K_1), .., w_D whose outer product is the kernel, or None.
+
+    It may differ by some rounding errors `eps`.
+    """
     terms = []
     for part in kernel.reshape(geometry.groups, -1, *geometry.kernel_size):
-        vectors = rank_one(part, tolerance)
-        if vectors is None:
+        vectors, missing = rank_one(part)
+        if missing > ROUNDING * eps:
             return None
         terms.append(vectors)
     return terms

@@ -10,7 +10,6 @@ super-resolution (1 x s^D), the Woodbury identity inverts T T^H + damp^2 I in it
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from typing import Any
@@ -32,6 +31,7 @@ from convmat.inverses.problem import (
 from convmat.operators import Convolution
 from convmat.spectrum import is_periodic
 from convmat.symbol import stored, symbol
+from convmat.waves import Waves
 
 _BLOCK_BYTES = 2**31
 """Bytes of all blocks beyond which a transform is refused."""
@@ -52,10 +52,11 @@ class Circulant(Inverse):
         super().__init__(problem)
         self._step = lattice(problem)
         self._real = problem.dtype.kind != "c"
-        self._torus = problem.size if self.exact else _torus(problem, self._step)
         self._inside: Any = (..., *(slice(n) for n in problem.size))
-        self._coarse = tuple(n // step for n, step in zip(self._torus, self._step, strict=True))
+        torus = problem.size if self.exact else _torus(problem, self._step)
+        coarse = tuple(n // step for n, step in zip(torus, self._step, strict=True))
         self._groups = math.gcd(*(term.geometry.groups for term in problem.terms))
+        self._waves = Waves(coarse, self._step, self._groups, self._real)
         self._blocks = [
             weight * self._symbol(term) for term, weight in zip(problem.terms, problem.weights, strict=True)
         ]
@@ -63,9 +64,9 @@ class Circulant(Inverse):
         self._scale = None
         if not self.exact:
             first = self._blocks[0]
-            self._shift += max(problem.damp, 1e-8) * float(np.linalg.norm(first, axis=(2, 3)).max())
+            self._shift += max(problem.damp, 1e-8) * float(np.linalg.norm(first, axis=(-2, -1)).max())
             self._scale = _diagonal_scale(problem)
-        rows, cols = self._blocks[0].shape[2:]
+        rows, cols = self._blocks[0].shape[-2:]
         self._wide = problem.regularizer is None and rows < cols
         self._inverse = self._invert()
 
@@ -77,13 +78,13 @@ class Circulant(Inverse):
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         scaled = r if self._scale is None else self._scale * r
-        spectra = self._forward(self._embed(scaled), self._step)
+        spectra = self._waves.forward(self._embed(scaled))
         if self._wide:
             seen = _product(self._inverse, _product(self._blocks[0], spectra))
             spectra = (spectra - _adjoint_product(self._blocks[0], seen)) / self._shift
         else:
             spectra = _product(self._inverse, spectra)
-        result: NDArray[Any] = self._backward(spectra)[self._inside]
+        result: NDArray[Any] = self._waves.backward(spectra)[self._inside]
         return result if self._scale is None else self._scale * result
 
     def solve(self, y: NDArray[Any]) -> NDArray[Any]:
@@ -91,18 +92,19 @@ class Circulant(Inverse):
             return super().solve(y)
         channels = math.prod(y.shape[1:]) // math.prod(y.shape[-self.problem.ndim :])
         image = y.reshape(len(y), channels, *y.shape[-self.problem.ndim :])
-        rows = tuple(m // n for m, n in zip(image.shape[2:], self._coarse, strict=True))
-        spectra = self._forward(image, rows)
-        return self._backward(_adjoint_product(self._blocks[0], _product(self._inverse, spectra)))
+        coarse = self._waves.coarse
+        rows = tuple(m // n for m, n in zip(image.shape[2:], coarse, strict=True))
+        spectra = Waves(coarse, rows, self._groups, self._real).forward(image)
+        return self._waves.backward(_adjoint_product(self._blocks[0], _product(self._inverse, spectra)))
 
     def _invert(self) -> NDArray[Any]:
-        """The inverses of the blocks of the normal operator, or of the smaller ones of Woodbury. (G, F, n, n)"""
+        """The inverses of the blocks of the normal operator, or of the smaller ones of Woodbury. (F.., G, n, n)"""
         first = self._blocks[0]
         if self._wide:
-            grams = first @ first.conj().swapaxes(2, 3)
+            grams = first @ first.conj().swapaxes(-1, -2)
         else:
             grams = sum(
-                (block.conj().swapaxes(2, 3) @ block for block in self._blocks), start=np.zeros((), first.dtype)
+                (block.conj().swapaxes(-1, -2) @ block for block in self._blocks), start=np.zeros((), first.dtype)
             )
         side = grams.shape[-1]
         grams = grams + self._shift * np.eye(side)
@@ -113,52 +115,28 @@ class Circulant(Inverse):
         return inverse
 
     def _symbol(self, term: Convolution) -> NDArray[Any]:
-        """The blocks of an operator, one per group and frequency of the torus. (G, F, rows, cols)"""
+        """The blocks of an operator, one per frequency of the torus and group. (F.., G, rows, cols)"""
         g, stride = term.geometry, term.geometry.stride
         forward = is_forward(term)
         coarser = tuple(step // s for s, step in zip(stride, self._step, strict=True)) if forward else self._step
         kernel = _merge_groups(kernel_of(term), g.groups, self._groups)
         merged = replace(g, groups=self._groups)
         polynomial = symbol(merged, kernel, coarser=coarser, every_phase=True)
-        entries = math.prod((*self._coarse, *polynomial.block))
+        coarse = self._waves.coarse
+        entries = math.prod((*coarse, *polynomial.block))
         if 16 * entries > _BLOCK_BYTES:
             raise UnsupportedError(f"the blocks of all frequencies have {entries} entries")
-        sample = polynomial.sampler(self._coarse, (0,) * g.ndim, half=self._real)
-        blocks = sample(0, stored(self._coarse[0], self._real and g.ndim == 1))
-        blocks = np.moveaxis(blocks.reshape(-1, *polynomial.block), 1, 0)
-        return blocks if forward else blocks.conj().swapaxes(2, 3)
+        sample = polynomial.sampler(coarse, (0,) * g.ndim, half=self._real)
+        blocks = sample(0, stored(coarse[0], self._real and g.ndim == 1))
+        return blocks if forward else blocks.conj().swapaxes(-1, -2)
 
     def _embed(self, r: NDArray[Any]) -> NDArray[Any]:
         """The images in a corner of the torus, zeros elsewhere."""
-        if self._torus == self.problem.size:
+        if self._waves.size == self.problem.size:
             return r
-        whole = np.zeros((*r.shape[:2], *self._torus), dtype=r.dtype)
+        whole = np.zeros((*r.shape[:2], *self._waves.size), dtype=r.dtype)
         whole[self._inside] = r
         return whole
-
-    def _forward(self, x: NDArray[Any], phases: tuple[int, ...]) -> NDArray[Any]:
-        """Images as channels and phases of the coarse torus, transformed. (G, F, rows, batch)"""
-        batch, channels, dims = len(x), x.shape[1], len(phases)
-        cut = x.reshape(batch, channels, *itertools.chain(*zip(self._coarse, phases, strict=True)))
-        order = (0, 1, *(3 + 2 * a for a in range(dims)), *(2 + 2 * a for a in range(dims)))
-        stack = cut.transpose(order).reshape(batch, self._groups, -1, *self._coarse)
-        transform = fft.rfftn if self._real else fft.fftn
-        spectra = transform(stack, axes=range(3, 3 + dims), norm="ortho")
-        return np.asarray(spectra).reshape(*stack.shape[:3], -1).transpose(1, 3, 2, 0)
-
-    def _backward(self, spectra: NDArray[Any]) -> NDArray[Any]:
-        """The inverse of `_forward`, on the unknown's side: (G, F, cols, batch) -> (batch, C, torus)."""
-        dims, batch = len(self._coarse), spectra.shape[3]
-        frequencies = (*self._coarse[:-1], self._coarse[-1] // 2 + 1) if self._real else self._coarse
-        stack = np.ascontiguousarray(spectra.transpose(3, 0, 2, 1)).reshape(batch, -1, *frequencies)
-        axes = tuple(range(2, 2 + dims))
-        if self._real:
-            images = fft.irfftn(stack, s=self._coarse, axes=axes, norm="ortho")
-        else:
-            images = fft.ifftn(stack, axes=axes, norm="ortho")
-        cut = np.asarray(images).reshape(batch, self.problem.channels, *self._step, *self._coarse)
-        order = (0, 1, *itertools.chain(*((2 + dims + a, 2 + a) for a in range(dims))))
-        return cut.transpose(order).reshape(batch, self.problem.channels, *self._torus)
 
 
 def _torus(problem: Problem, step: tuple[int, ...]) -> tuple[int, ...]:
@@ -208,14 +186,14 @@ def _layout(operator: Convolution) -> dict[str, Any]:
 
 
 def _product(blocks: NDArray[Any], spectra: NDArray[Any]) -> NDArray[Any]:
-    """The blocks times the spectra: (G, F, rows, cols), (G, F, cols, batch) -> (G, F, rows, batch)."""
-    if blocks.shape[2] == 1:
-        return np.asarray((blocks.swapaxes(2, 3) * spectra).sum(axis=2, keepdims=True))
+    """The blocks times the spectra: (F.., G, rows, cols), (F.., G, cols, batch) -> (F.., G, rows, batch)."""
+    if blocks.shape[-2] == 1:
+        return np.asarray((blocks.swapaxes(-1, -2) * spectra).sum(axis=-2, keepdims=True))
     return np.asarray(blocks @ spectra)
 
 
 def _adjoint_product(blocks: NDArray[Any], spectra: NDArray[Any]) -> NDArray[Any]:
     """The conjugate transposes of the blocks times the spectra."""
-    if blocks.shape[2] == 1:
-        return np.asarray(blocks.conj().swapaxes(2, 3) * spectra)
-    return np.asarray(blocks.conj().swapaxes(2, 3) @ spectra)
+    if blocks.shape[-2] == 1:
+        return np.asarray(blocks.conj().swapaxes(-1, -2) * spectra)
+    return np.asarray(blocks.conj().swapaxes(-1, -2) @ spectra)

@@ -30,11 +30,12 @@ from convmat.inverses.problem import (
 )
 from convmat.matrix import axis_matrix
 from convmat.operators import Convolution
+from convmat.spectrum import ROUNDING, outer, rank_one
 
 _LONGEST_AXIS = 4096
 """Samples of an axis beyond which its dense decomposition takes too long."""
 
-Vectors = tuple[NDArray[Any], ...]
+Vectors = Sequence[NDArray[Any]]
 
 
 class Kronecker(Inverse):
@@ -50,7 +51,7 @@ class Kronecker(Inverse):
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
-        return all(remainder(term) <= 8 * float(np.finfo(term.dtype).eps) for term in problem.terms)
+        return all(remainder(term) <= ROUNDING * float(np.finfo(term.dtype).eps) for term in problem.terms)
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         return np.stack([channel.apply(r[:, c]) for c, channel in enumerate(self._channels)], axis=1)
@@ -120,32 +121,10 @@ class _Generalised:
         return self.apply(along([matrix.conj().T for matrix in self._matrices], y))
 
 
-def rank_one(kernel: NDArray[Any]) -> tuple[Vectors, float]:
-    """Vectors (k_1, .., k_D) whose outer product is the kernel, nearly; and the part that is missing, relative."""
-    vectors: list[NDArray[Any]] = []
-    rest = kernel
-    while rest.ndim > 1:
-        u, sigma, vh = np.linalg.svd(rest.reshape(len(rest), -1), full_matrices=False)
-        vectors.append(u[:, 0] * sigma[0])
-        rest = vh[0].reshape(rest.shape[1:])
-    vectors.append(rest)
-    whole = float(np.linalg.norm(kernel))
-    missing = float(np.linalg.norm(kernel - outer(vectors)))
-    return tuple(vectors), missing / whole if whole > 0 else 0.0
-
-
 def remainder(operator: Convolution) -> float:
     """The largest relative part of the kernels that no separable kernel has."""
     kernels = kernel_of(operator)
     return max(rank_one(kernel)[1] for kernel in kernels.reshape(-1, *kernels.shape[2:]))
-
-
-def outer(vectors: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """The outer product of vectors."""
-    product = vectors[0]
-    for vector in vectors[1:]:
-        product = np.multiply.outer(product, vector)
-    return product
 
 
 def along(matrices: Sequence[NDArray[Any]], x: NDArray[Any]) -> NDArray[Any]:
