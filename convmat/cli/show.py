@@ -52,8 +52,7 @@ def run(parsed: Namespace) -> None:
     if parsed.json:
         print(json.dumps(document(layer, width, parsed.height)))
         return
-    for line in report(layer, parsed.picture, width, parsed.height):
-        print(line)
+    print("\n".join([*report(layer, parsed.picture, width, parsed.height)]))
 
 
 def report(layer: Layer, picture: str, width: int, height: int) -> Iterator[str]:
@@ -146,7 +145,7 @@ def _picture(layer: Layer, name: str, transposed: bool, picture: str, width: int
     style = text.STYLES[("ascii" if text.ascii_only() else "braille") if picture == "auto" else picture]
     grid = text.Grid.fitting(shape, style, width, height)
     dots = _counts(layer, transposed, grid) > 0
-    cell = f"{shape[0] / dots.shape[0]:.3g} x {shape[1] / dots.shape[1]:.3g}"
+    cell = f"{shape[0] / dots.shape[0]:.4g} x {shape[1] / dots.shape[1]:.4g}"
     what = "a dot is an entry" if grid.exact else f"a dot where any of {cell} entries is stored"
     yield from text.entry(name, f"{shape[0]} x {shape[1]}; {what}", width).splitlines()
     yield from text.framed(dots.astype(np.bool_), style)

@@ -13,6 +13,7 @@ from convmat.cli import arguments, text
 from convmat.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from convmat.operators import Convolution
@@ -47,6 +48,7 @@ def run(parsed: Namespace) -> None:
         raise arguments.BadArgument(
             f"--weight {parsed.weight} has entries that are NaN or infinite: no singular values"
         )
+    figure = None if parsed.output is None else _figure(parsed.output)
     with Progress("singular values"):
         sigma = singular_values(A)
     facts: dict[str, Any] = {"operator": layer.kind, "shape": A.shape, "exact": sigma is not None}
@@ -64,14 +66,24 @@ def run(parsed: Namespace) -> None:
         print(text.entry("operator", f"{layer.kind}, {A.shape[0]} x {A.shape[1]}, {_weights(layer)}", width))
         for name, value in _lines(facts, sigma):
             print(text.entry(name, value, width))
-    if parsed.output is not None:
+    if figure is not None:
         from convmat import plot
 
-        figure = plot.new_figure(7, 4.5)
         plot.spectrum(A, figure.add_subplot())
         plot.save(figure, parsed.output)
         if not parsed.json:
             print(text.entry("picture", str(parsed.output), width))
+
+
+def _figure(path: Path) -> Figure:
+    """An empty figure, which can be saved under that name."""
+    from convmat import plot
+
+    figure = plot.new_figure(7, 4.5)
+    formats = figure.canvas.get_supported_filetypes()
+    if path.suffix.lower().removeprefix(".") not in formats:
+        raise arguments.BadArgument(f"--output {path} must end in one of {', '.join(f'.{name}' for name in formats)}")
+    return figure
 
 
 def singular_values(A: Convolution) -> NDArray[Any] | None:
