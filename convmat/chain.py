@@ -151,7 +151,7 @@ class Chain(Paired):
 def _multiply(left: Any, right: Any) -> Any:
     """The product of two CSR arrays, canonical, if it fits in memory."""
     shape = (left.shape[0], right.shape[1])
-    per_entry = np.result_type(left, right).itemsize + index_dtype(*shape).itemsize
+    per_entry = np.result_type(left.dtype, right.dtype).itemsize + index_dtype(*shape).itemsize
     work = _multiplications(left, right)
     bound = min(int(work.sum()), shape[0] * shape[1])
     try:
