@@ -311,7 +311,8 @@ class Separable(Paired):
             eye_array(n, dtype=self.dtype) if m is None else _stored(m)
             for n, m in zip(self.input_shape, self._matrices, strict=True)
         )
-        return functools.reduce(functools.partial(kron, format="csr"), axes, one).asformat(format)
+        product = functools.reduce(functools.partial(kron, format="csr"), axes, one)
+        return product.astype(self.dtype, copy=False).asformat(format)  # kron forgets the dtype of an empty matrix
 
 
 def image_shape(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
