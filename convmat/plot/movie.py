@@ -32,6 +32,9 @@ _WIDEST, _HIGHEST = 9.0, 6.0
 _COLOURS = 96
 """Colours of a palette: those of the taps, of the grids, and the shades at the edges of letters."""
 
+_LEAST_DISTANCE = 8
+"""Between two colours of a palette, in the channel in which they differ most."""
+
 _MATRIX_WIDTH, _MATRIX_HEIGHT = 7.2, 3.75
 """Inches of the matrices, at most."""
 
@@ -249,9 +252,16 @@ def _pillow(fps: float, kind: str) -> Writer:
 
 
 def _palette(image: Image.Image) -> list[int]:
-    """The colours that cover the most of a picture: all of its flat ones, and shades at the edges of letters."""
-    colours: Any = image.getcolors(image.width * image.height)
-    return [value for _, colour in sorted(colours, reverse=True)[:_COLOURS] for value in colour]
+    """Colours that cover the most of a picture, none close to another: pillow finds the nearest one to a few bits only,
+    and flat areas are to keep their colour.
+    """
+    found: Any = image.getcolors(image.width * image.height)
+    colours = np.array([colour for _, colour in sorted(found, reverse=True)])
+    chosen: list[NDArray[Any]] = []
+    while len(colours) and len(chosen) < _COLOURS:
+        chosen.append(colours[0])
+        colours = colours[np.abs(colours - colours[0]).max(axis=1) > _LEAST_DISTANCE]
+    return [int(value) for colour in chosen for value in colour]
 
 
 def _ffmpeg(fps: float, kind: str) -> Writer:

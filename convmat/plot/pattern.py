@@ -163,8 +163,7 @@ def _reads_of_weights(A: ImageOperator) -> Reads:
     """The entries of a weight operator: its columns are weights, so that they say the tap."""
     found = A.tosparse("coo")
     rows, cols = (np.asarray(index, dtype=np.int64) for index in (found.row, found.col))
-    taps = math.prod(A.geometry.kernel_size)
-    return _sorted(A.shape, rows, cols, (cols if isinstance(A, WeightOperator) else rows) % taps)
+    return _sorted(A.shape, rows, cols, cols % math.prod(A.geometry.kernel_size))
 
 
 def _sorted(shape: tuple[int, int], rows: Index, cols: Index, taps: Index) -> Reads:
