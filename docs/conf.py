@@ -1,6 +1,6 @@
 """How Sphinx builds the documentation: ``python -m sphinx -W --keep-going -n -b html docs docs/_build/html``.
 
-Nothing is fetched while it builds. The examples are run by sphinx-gallery, once, with their pictures going to its folder.
+Nothing is fetched while it builds. sphinx-gallery runs the examples, once, and takes the pictures that they save.
 """
 
 from __future__ import annotations
