@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat.interop.onnx_attributes import Attributes
 from convmat.interop.onnx_graph import STANDARD, Constants, Place, load, walk
-from convmat.interop.onnx_shapes import image_size, infer
+from convmat.interop.onnx_shapes import check_axes, fix, image_size, infer
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 if TYPE_CHECKING:
@@ -126,6 +126,8 @@ def from_onnx(
         runs, or is in a file that cannot be read; if the model has quantised convolutions (``QLinearConv``,
         ``ConvInteger``), which round and so are not linear, or fused ones that a runtime has written; if an
         attribute breaks the rules of the standard.
+    OSError
+        If the file of the model cannot be read.
 
     See Also
     --------
@@ -165,7 +167,8 @@ def from_onnx(
     negative total crops); it refuses dilations. ``ConvTranspose``, SAME, span + output_padding < s: onnxruntime
     and ONNX shape inference are as here, the evaluator makes an output of size n s with zeros at both ends.
     ``output_shape`` with NOTSET or VALID: onnxruntime is as here, the evaluator takes ``pads`` and fails where they do
-    not fit; with SAME and an ``output_shape`` that needs a negative total, it puts the first zero at the beginning.
+    not fit; with SAME and an ``output_shape`` that needs a negative total, it puts the first zero at the beginning. The
+    evaluator also fails at some transposed convolutions in groups.
     ``output_padding`` of at least s, and less than d: onnxruntime refuses it. ``pads`` together with an ``auto_pad``
     are refused, as the standard says.
 
@@ -201,11 +204,12 @@ def from_onnx(
         ) from error
     constants = Constants(folder, {entry.domain: entry.version for entry in proto.opset_import})
     _refuse(walk(proto.graph))
+    fix(proto.graph, input_shapes)
     found: dict[str, _Convolution] = {}
     for place in _convolutions(proto.graph):
         name = _unused(place.key, found)
         found[name] = _read(name, place, constants)
-    graph = infer(proto, input_shapes, constants).graph
+    graph = infer(proto, constants).graph
     places = _convolutions(graph)
     return {name: _layer(found[name], place, graph) for name, place in zip(found, places, strict=True)}
 
@@ -261,6 +265,7 @@ def _read(name: str, place: Place, constants: Constants) -> _Convolution:
     weight = _floats(constants, place, 1, what)
     if (node.op_type, weight.ndim - 2) not in _OPERATORS:
         raise ValueError(f"{what}: its weight has shape {weight.shape}: it must have 1 to 3 spatial axes")
+    check_axes(place, weight.ndim - 2, what)
     attributes = Attributes.of(node, weight.shape[2:], what)
     bias = None
     if len(node.input) > 2 and node.input[2]:
@@ -283,7 +288,7 @@ def _layer(convolution: _Convolution, place: Place, graph: GraphProto) -> Layer:
     what = f"{place.node.op_type} {name!r}"
     dims = weight.ndim - 2
     channels = weight.shape[0] if attributes.transposed else weight.shape[1] * attributes.groups
-    size = image_size(place, channels, dims, graph, what)
+    size = image_size(place, channels, graph, what)
     try:
         operator = _OPERATORS[place.node.op_type, dims](weight, size, **attributes.options(size))
     except ValueError as error:

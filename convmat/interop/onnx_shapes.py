@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.onnx_graph import STANDARD, Constants, Place, Scope, declared
+from convmat.interop.onnx_graph import STANDARD, Constants, Place, Scope, Shape, declared
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -38,30 +38,62 @@ def inputs(graph: GraphProto) -> dict[str, ValueInfoProto]:
     return {value.name: value for value in graph.input if value.name not in defaults}
 
 
-def infer(proto: ModelProto, input_shapes: Any, constants: Constants) -> ModelProto:
-    """The model with every shape that ONNX shape inference finds from the given ones. The model given is changed.
+def fix(graph: GraphProto, input_shapes: Any) -> None:
+    """Write the given shapes into the inputs, and drop the sizes -1 and 0, by which some writers mean an open axis.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the shapes are of a wrong kind, or do not fit the inputs.
+    """
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if any(size is not None and size < 1 for size in declared(value) or ()):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_value < 1:
+                    dim.ClearField("dim_value")
+    if input_shapes is None:
+        return
+    if not isinstance(input_shapes, Mapping):
+        raise TypeError(f"input_shapes={input_shapes!r} must map names of inputs to their shapes")
+    known = inputs(graph)
+    for name, given in input_shapes.items():
+        if name not in known:
+            raise ValueError(f"input_shapes names {name!r}: the inputs of the model are {', '.join(map(repr, known))}")
+        sizes = _sizes(name, given)
+        value = known[name]
+        fixed = declared(value)
+        if fixed is not None and not (
+            len(fixed) == len(sizes) and all(a in (None, b) for a, b in zip(fixed, sizes, strict=True))
+        ):
+            raise ValueError(f"input_shapes[{name!r}]={given!r} does not fit the shape {_names(value)} of that input")
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        for size in sizes:
+            shape.dim.add().dim_value = size
+
+
+def infer(proto: ModelProto, constants: Constants) -> ModelProto:
+    """The model with every shape that ONNX shape inference finds. The model given is changed.
 
     Where a model computes sizes from the shapes of tensors, inference may lose track of them. So these are evaluated
     and written into the model, and inference runs again, until nothing new is found.
 
     Raises
     ------
-    TypeError, ValueError
-        If the shapes are of a wrong kind, do not fit the inputs, or if the model contradicts itself.
+    ValueError
+        If shapes contradict each other.
     """
     from onnx.numpy_helper import from_array
     from onnx.shape_inference import InferenceError, infer_shapes
 
     graph = proto.graph
-    _open_axes(graph)
-    if input_shapes is not None:
-        _fix(graph, input_shapes)
     while True:
         try:
             inferred = infer_shapes(proto, strict_mode=True, data_prop=True)
         except InferenceError as error:
-            what = "model contradicts itself" if input_shapes is None else "model contradicts itself or input_shapes"
-            raise ValueError(f"{what}: {error}") from error
+            raise ValueError(
+                f"model has shapes, or is given input_shapes, that contradict each other: {error}"
+            ) from error
         sizes = _sizes_computed(inferred.graph, constants)
         if not sizes:
             return inferred
@@ -93,36 +125,6 @@ def _sizes_computed(graph: GraphProto, constants: Constants) -> dict[str, NDArra
     return found
 
 
-def _open_axes(graph: GraphProto) -> None:
-    """Drop the sizes -1 and 0, by which some writers mean an open axis."""
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if any(size is not None and size < 1 for size in declared(value) or ()):
-            for dim in value.type.tensor_type.shape.dim:
-                if dim.dim_value < 1:
-                    dim.ClearField("dim_value")
-
-
-def _fix(graph: GraphProto, input_shapes: Any) -> None:
-    """Write the given shapes into the inputs."""
-    if not isinstance(input_shapes, Mapping):
-        raise TypeError(f"input_shapes={input_shapes!r} must map names of inputs to their shapes")
-    known = inputs(graph)
-    for name, given in input_shapes.items():
-        if name not in known:
-            raise ValueError(f"input_shapes names {name!r}: the inputs of the model are {', '.join(map(repr, known))}")
-        sizes = _sizes(name, given)
-        value = known[name]
-        fixed = declared(value)
-        if fixed is not None and not (
-            len(fixed) == len(sizes) and all(a in (None, b) for a, b in zip(fixed, sizes, strict=True))
-        ):
-            raise ValueError(f"input_shapes[{name!r}]={given!r} does not fit the shape {_names(value)} of that input")
-        shape = value.type.tensor_type.shape
-        del shape.dim[:]
-        for size in sizes:
-            shape.dim.add().dim_value = size
-
-
 def _sizes(name: str, given: Any) -> tuple[int, ...]:
     what = f"input_shapes[{name!r}]={given!r}"
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
@@ -135,7 +137,20 @@ def _sizes(name: str, given: Any) -> tuple[int, ...]:
     return tuple(int(size) for size in sizes)
 
 
-def image_size(place: Place, channels: int, dims: int, graph: GraphProto, what: str) -> tuple[int, ...]:
+def check_axes(place: Place, dims: int, what: str) -> None:
+    """Raise if the number of axes of what a convolution reads is known and wrong; `what` names it in messages.
+
+    Some versions of onnx crash in shape inference then.
+    """
+    shape = place.scope.shape(place.node.input[0])
+    if shape is not None and len(shape) != dims + 2:
+        raise ValueError(
+            f"{what} reads {_read(place, shape)}: for a kernel of {dims} axes it must have {dims + 2}, batch and "
+            f"channels first"
+        )
+
+
+def image_size(place: Place, channels: int, graph: GraphProto, what: str) -> tuple[int, ...]:
     """The spatial size of what a convolution reads; `what` names it in messages.
 
     Raises
@@ -143,21 +158,21 @@ def image_size(place: Place, channels: int, dims: int, graph: GraphProto, what: 
     ValueError
         If an axis of it is open, or it does not fit the weight.
     """
-    name = place.node.input[0]
-    shape = place.scope.shape(name)
+    shape = place.scope.shape(place.node.input[0])
     if shape is None:
-        raise ValueError(f"{what} reads {name!r}, whose shape is not known: {_advice(graph)}")
-    what = f"{what} reads {name!r} of shape ({', '.join('?' if size is None else str(size) for size in shape)})"
-    if len(shape) != dims + 2:
-        raise ValueError(f"{what}: for a kernel of {dims} axes it must have {dims + 2}, batch and channels first")
-    size = tuple(n for n in shape[2:] if n is not None)
-    if len(size) < dims:
-        axes = [str(axis) for axis in range(2, len(shape)) if shape[axis] is None]
+        raise ValueError(f"{what} reads {place.node.input[0]!r}, whose shape is not known: {_advice(graph)}")
+    axes = [str(axis) for axis, size in enumerate(shape) if axis >= 2 and size is None]
+    if axes:
         which = f"axes {', '.join(axes)} are" if len(axes) > 1 else f"axis {axes[0]} is"
-        raise ValueError(f"{what}, whose {which} open: {_advice(graph)}")
+        raise ValueError(f"{what} reads {_read(place, shape)}, whose {which} open: {_advice(graph)}")
     if shape[1] not in (None, channels):
-        raise ValueError(f"{what}, but its weight is for {channels} channels")
-    return size
+        raise ValueError(f"{what} reads {_read(place, shape)}, but its weight is for {channels} channels")
+    return tuple(size for size in shape[2:] if size is not None)
+
+
+def _read(place: Place, shape: Shape) -> str:
+    sizes = ", ".join("?" if size is None else str(size) for size in shape)
+    return f"{place.node.input[0]!r} of shape ({sizes})"
 
 
 def _advice(graph: GraphProto) -> str:
