@@ -1,5 +1,7 @@
 """The normal operator, its inverses, and Tikhonov's solution, against dense linear algebra and scipy's solvers."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,6 +110,54 @@ def test_normal_of_a_transpose_and_with_a_regularizer():
     check_adjoint(N)
     assert N.tosparse("csc").format == "csc"
     assert N.apply(np.ones((3, *A.input_shape))).shape == (3, *A.input_shape)
+
+
+def _outer(*lines):
+    return functools.reduce(np.multiply.outer, lines)
+
+
+TAPS = np.array([1.0, -2.0, 3.0, 0.5, 1.0])
+DEPTHWISE = Conv2d(_outer(np.arange(1.0, 7.0), TAPS, TAPS)[:, None], (9, 8), groups=3, method="separable")
+FUSED = [
+    *(Conv2d(_outer(TAPS, TAPS[::-1]), (40, 33), padding=2, padding_mode=mode, stride=stride, method="separable")
+      for mode in MODES for stride in (1, 3)),
+    Conv1d(TAPS, 70, padding=3, method="separable"),
+    Conv3d(_outer(TAPS[:2], TAPS[:3] * 1j, TAPS[2:]), (5, 6, 7), padding="full", method="separable"),
+    DEPTHWISE,
+    *(Conv2d(np.random.default_rng(0).standard_normal(shape), size, padding=(2, 1), stride=stride, groups=groups,
+             padding_mode="circular", method="fft")
+      for shape, size, stride, groups in (((1, 1, 5, 3), (12, 7), 1, 1), ((2, 2, 5, 3), (12, 7), 1, 1),
+                                          ((1, 1, 5, 4), (12, 8), 2, 1), ((4, 2, 5, 3), (6, 9), 1, 2))),
+    Conv1d([1.0, 2j, 3.0], 9, padding=1, padding_mode="circular", method="fft"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "A", [B for A in FUSED for B in (A, A.T) if B is not DEPTHWISE.T], ids=lambda A: f"{A.shape} {A.method} {A.dtype}"
+)
+def test_one_product_replaces_two(A, monkeypatch):
+    problem = _problem(A, 0.5, None)
+    x = random(np.random.default_rng(1), (2, problem.channels, *problem.size), np.complex128)
+    matrix = A.toarray()
+    expected = x.reshape(2, -1) @ (matrix.conj().T @ matrix + 0.25 * np.eye(matrix.shape[1])).T
+    monkeypatch.setattr(type(A), "apply", None)  # neither of the two may be called
+    monkeypatch.setattr(type(A.T), "apply", None)
+    for image, exact in ((x, expected), (x.real, expected.real)) if A.dtype.kind != "c" else ((x, expected),):
+        got = problem.normal(image).reshape(2, -1)
+        np.testing.assert_allclose(got, exact, atol=1e-13 * np.abs(expected).max(), rtol=0)
+
+
+def test_single_precision_and_mixed_channels_take_two_products():
+    rng = np.random.default_rng(2)
+    for A in (
+        Conv2d(_outer(TAPS, TAPS).astype(np.float32), (20, 20), method="separable"),
+        Conv2d(_outer(np.ones((2, 3)), TAPS, TAPS), (9, 8), method="separable"),
+        Conv2d(rng.standard_normal((8, 8, 3, 3)), (6, 6), padding=1, padding_mode="circular", method="fft"),
+        Conv2d(rng.standard_normal((3, 3)), (6, 6), method="separable"),
+        DEPTHWISE.T,  # two channels to one
+    ):
+        matrix, x = A.toarray().astype(float), rng.standard_normal(A.shape[1])
+        np.testing.assert_allclose(normal(A) @ x, matrix.T @ (matrix @ x), atol=1e-12 * np.abs(matrix).max() ** 2 * 100)
 
 
 # --------------------------------------------------------------------------------------------------- closed forms

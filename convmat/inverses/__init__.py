@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from convmat.inverses.circulant import Circulant
 from convmat.inverses.cosine import Cosine
 from convmat.inverses.kronecker import Kronecker
-from convmat.inverses.problem import Inverse, Problem, UnsupportedError
+from convmat.inverses.problem import Inverse, Problem
 from convmat.inverses.schwarz import Schwarz
+from convmat.inverses.terms import UnsupportedError
 
 __all__ = ["INVERSES", "Identity", "Inverse", "Problem", "UnsupportedError"]
 

@@ -18,16 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from convmat.inverses.problem import (
-    Inverse,
-    Problem,
-    UnsupportedError,
-    adjoint,
-    check_invertible,
-    is_forward,
-    kernel_of,
-    lattice,
-)
+from convmat.inverses.problem import Inverse, Problem, check_invertible, lattice
+from convmat.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of
 from convmat.operators import Convolution
 from convmat.spectrum import is_periodic
 from convmat.symbol import stored, symbol

@@ -13,14 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from convmat.inverses.problem import (
-    Inverse,
-    Problem,
-    UnsupportedError,
-    check_invertible,
-    is_forward,
-    single_kernels,
-)
+from convmat.inverses.problem import Inverse, Problem, check_invertible
+from convmat.inverses.terms import UnsupportedError, is_forward, single_kernels
 from convmat.operators import Convolution
 
 _LIFT = 0.1
@@ -72,7 +66,7 @@ def _mean_squares(problem: Problem, term: Convolution) -> NDArray[Any]:
     """|symbol|^2 at the frequencies of the cosines, averaged over their reflections. (C, N_1..N_D)"""
     squares = np.zeros((problem.channels, *problem.size))
     period = tuple(2 * n for n in problem.size)
-    for channel, _, kernel in single_kernels(problem, term):
+    for channel, _, kernel in single_kernels(term):
         local = np.zeros(period, dtype=kernel.dtype)
         for taps in np.ndindex(*kernel.shape):
             at = tuple(d * k % p for d, k, p in zip(term.geometry.dilation, taps, period, strict=True))

@@ -19,15 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from convmat.inverses.problem import (
-    Inverse,
-    Problem,
-    UnsupportedError,
-    check_invertible,
-    is_forward,
-    kernel_of,
-    single_kernels,
-)
+from convmat.inverses.problem import Inverse, Problem, check_invertible
+from convmat.inverses.terms import UnsupportedError, is_forward, kernel_of, single_kernels
 from convmat.matrix import axis_matrix
 from convmat.operators import Convolution
 from convmat.spectrum import ROUNDING, outer, rank_one
@@ -143,7 +136,7 @@ def _factors(problem: Problem) -> list[list[Vectors]]:
         raise UnsupportedError(f"an axis is longer than {_LONGEST_AXIS}")
     factors: list[list[Vectors]] = [[] for _ in range(problem.channels)]
     for number, term in enumerate(problem.terms):
-        for channel, _, kernel in single_kernels(problem, term):
+        for channel, _, kernel in single_kernels(term):
             if len(factors[channel]) > number:
                 raise UnsupportedError("several channels of the result belong to one of x")
             vectors, missing = rank_one(kernel)

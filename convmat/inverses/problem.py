@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,16 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.operators import Conv, Convolution
+from convmat.inverses.gram import Images, gram
+from convmat.inverses.terms import adjoint, is_forward
+from convmat.operators import Convolution
 from convmat.products import Products
 from convmat.taps import Axis
 
 _SMALL_MATRIX = 2**22
 """Entries of a matrix that many products repay."""
-
-
-class UnsupportedError(ValueError):
-    """A kind of inverse does not exist for this problem; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,13 @@ class Problem:
     def normal(self, x: NDArray[Any]) -> NDArray[Any]:
         """(A^H A + damp^2 R^H R) x: (batch, C, N_1..N_D) -> the same."""
         result = self.shift * x
-        for term, weight in zip(self.terms, self.weights, strict=True):
-            image = x.reshape(len(x), *term.input_shape)
-            result = result + weight**2 * adjoint(term, term.apply(image)).reshape(x.shape)
+        for product, weight in zip(self._grams, self.weights, strict=True):
+            result = result + weight**2 * product(x)
         return result
+
+    @cached_property
+    def _grams(self) -> tuple[Images, ...]:
+        return tuple(gram(term) for term in self.terms)
 
     def right_side(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^H y: (batch, *output_shape) -> (batch, C, N_1..N_D)."""
@@ -116,44 +116,6 @@ class Inverse:
     def solve(self, y: NDArray[Any]) -> NDArray[Any]:
         """The inverse times A^H y; a subclass may do it with less loss of digits. -> (batch, C, N_1..N_D)."""
         return self.apply(self.problem.right_side(y))
-
-
-def adjoint(operator: Convolution, y: NDArray[Any]) -> NDArray[Any]:
-    """A^H y for a batch of images."""
-    if operator.dtype.kind != "c":
-        return np.asarray(operator.T.apply(y))
-    return np.asarray(np.conj(operator.T.apply(np.conj(y))))
-
-
-def is_forward(operator: Convolution) -> bool:
-    """Whether the operator is a convolution, not the transpose of one."""
-    return isinstance(operator, Conv)
-
-
-def kernel_of(operator: Convolution) -> NDArray[Any]:
-    """The kernel of the cross-correlation in double precision, conjugated for a transpose: so that A = C^H there."""
-    kernel = operator.geometry.kernel(operator.weight)
-    kernel = kernel.astype(np.result_type(kernel, np.float64))
-    return kernel if is_forward(operator) else kernel.conj()
-
-
-def single_kernels(problem: Problem, term: Convolution) -> Iterator[tuple[int, int, NDArray[Any]]]:
-    """The kernels of a convolution that mixes no channels of x: (channel of x, channel of the result, kernel).
-
-    Raises
-    ------
-    UnsupportedError
-        If it mixes channels.
-    """
-    kernel, groups = kernel_of(term), term.geometry.groups
-    outs, ins = len(kernel) // groups, kernel.shape[1]
-    mixed = ins if is_forward(term) else outs
-    if mixed > 1:
-        raise UnsupportedError(f"the convolution mixes {mixed} channels")
-    for out in range(len(kernel)):
-        for c in range(ins):
-            channel = (out // outs * ins + c, out)
-            yield *(channel if is_forward(term) else channel[::-1]), kernel[out, c]
 
 
 def resized(problem: Problem, size: tuple[int, ...]) -> Problem:

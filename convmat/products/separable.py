@@ -8,6 +8,7 @@ the blocks of the transposed axis matrices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ from convmat.geometry import Geometry
 from convmat.matrix import axis_matrix
 from convmat.products.blas import matmul
 from convmat.products.threads import Pool, Scratch, workers
-from convmat.taps import Axis
 
 ROWS = 64
 """Rows of a block of an axis matrix."""
@@ -78,63 +78,69 @@ def _blocks(matrix: Any, rows: int) -> list[_Block]:
 
 
 @dataclass(frozen=True)
-class _Term:
+class Term:
     """One separable product: from a channel, to a channel, the blocks of each axis matrix."""
 
     source: int
     target: int
     axes: list[list[_Block]]
 
+    @classmethod
+    def of(cls, source: int, target: int, matrices: Sequence[Any], rows: Sequence[int] | None = None) -> Term:
+        """From the sparse matrix of each axis, in blocks of so many rows."""
+        heights = rows or [ROWS] * len(matrices)
+        return cls(source, target, [_blocks(m.tocsr(), height) for m, height in zip(matrices, heights, strict=True)])
+
 
 class Separable:
     """A x and A^T y as a sum of separable products: the method of kernels of low rank, right for every kernel."""
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
-        self._geometry = geometry
-        # a single axis is the second of a plane of one row
-        axes = (Axis(1, 1), *geometry.axes)[-max(2, geometry.ndim) :]
-        kernel = geometry.kernel(weight)
+        kernel, rows = geometry.kernel(weight), [max(8, ROWS // axis.stride) for axis in geometry.axes]
         outs, ins = kernel.shape[0] // geometry.groups, kernel.shape[1]
-        self._down: list[_Term] = []
-        self._up: list[_Term] = []
+        down: list[Term] = []
+        up: list[Term] = []
         for out, channel in np.ndindex(*kernel.shape[:2]):
             place = out // outs * ins + channel
-            for vectors in separate(kernel[out, channel].reshape([axis.taps for axis in axes])):
-                matrices = [axis_matrix(axis, vector) for axis, vector in zip(axes, vectors, strict=True)]
-                down = [_blocks(m, max(8, ROWS // a.stride)) for a, m in zip(axes, matrices, strict=True)]
-                self._down.append(_Term(place, out, down))
-                self._up.append(_Term(out, place, [_blocks(m.T.tocsr(), ROWS) for m in matrices]))
-        self._pool = Pool()
+            for vectors in separate(kernel[out, channel]):
+                matrices = [axis_matrix(axis, vector) for axis, vector in zip(geometry.axes, vectors, strict=True)]
+                down.append(Term.of(place, out, matrices, rows))
+                up.append(Term.of(out, place, [matrix.T for matrix in matrices]))
+        self._down = AxisProducts(down, (geometry.out_channels, *geometry.output_size))
+        self._up = AxisProducts(up, (geometry.in_channels, *geometry.input_size))
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        geometry = self._geometry
-        return self._sum(self._down, x, (geometry.out_channels, *geometry.output_size))
+        return self._down.apply(x)
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        geometry = self._geometry
-        return self._sum(self._up, y, (geometry.in_channels, *geometry.input_size))
+        return self._up.apply(y)
 
-    def _sum(self, terms: list[_Term], images: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """The sum of the terms, each from one channel to one channel, for each image of a batch."""
-        results = np.empty((len(images), *shape), dtype=images.dtype)
-        sources, targets = self._planes(images), self._planes(results)
-        for source, target in zip(sources, targets, strict=True):
+
+class AxisProducts:
+    """A sum of separable products, to images of one shape (C, N_1..N_D)."""
+
+    def __init__(self, terms: Sequence[Term], shape: tuple[int, ...]) -> None:
+        self._terms, self._shape = tuple(terms), shape
+        self._pool = Pool()
+
+    def apply(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The sum for each image of a batch."""
+        results = np.empty((len(images), *self._shape), dtype=images.dtype)
+        for source, target in zip(images, results, strict=True):
             written: set[int] = set()
-            for term in terms:
+            for term in self._terms:
                 self._product(term.axes, source[term.source], target[term.target], add=term.target in written)
                 written.add(term.target)
             for channel in set(range(len(target))) - written:  # no term writes it: its kernels are zero
                 target[channel] = 0
         return results
 
-    def _planes(self, images: NDArray[Any]) -> NDArray[Any]:
-        """A view of a batch of signals as planes of one row; other images as they are."""
-        return images[:, :, None] if self._geometry.ndim == 1 else images
-
     def _product(self, axes: list[list[_Block]], x: NDArray[Any], y: NDArray[Any], *, add: bool) -> None:
         """Write, or add, the product of the axis matrices with an image: (N_1..N_D) into (M_1..M_D)."""
+        if len(axes) == 1:  # a plane of one row
+            axes, x, y = [_ONE_ROW, *axes], x[None], y[None]
         *outer, rows, cols = axes
         for dim, blocks in enumerate(outer):  # the leading axes, each on the image as a matrix
             height = blocks[-1].stop
@@ -160,6 +166,10 @@ class Separable:
         pieces = [(plane, number) for plane in range(len(planes)) for number in range(len(rows))]
         busy = max(x.size, y.size) >= THREAD_WORK
         self._pool.run(band, pieces, min(len(pieces), workers()) if busy else 1)
+
+
+_ONE_ROW = [_Block(0, 1, ((0, 1, np.ones((1, 1), dtype=np.float32)),))]
+"""The identity on an axis of one sample; single precision never widens a product."""
 
 
 def _left(block: _Block, x: NDArray[Any], out: NDArray[Any], scratch: Scratch) -> None:
