@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent / "images"
 A = Conv2d(np.arange(1, 10).reshape(3, 3), (5, 5), stride=2, padding=1)
 plot.animate(A, FOLDER / "arithmetic.gif", fps=1)
 
-channels = Conv2d(np.ones((3, 2, 3, 3)), (5, 5), stride=2, padding=1, padding_mode="reflect")
+channels = Conv2d(np.ones((3, 2, 3, 3)), (5, 5), stride=2, padding=1)
 plot.save(plot.matrix(channels).figure, FOLDER / "matrix.png")
 
 figure = plot.new_figure(9, 4.2)

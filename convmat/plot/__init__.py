@@ -4,15 +4,14 @@ Every function that draws takes the axes or the figure to draw on, or makes a ne
 artist, whose ``figure`` can be saved, or the figure. Colours are safe for colour-blind readers; background and text
 follow matplotlib's style, so that ``with plt.style.context("dark_background")`` gives dark pictures.
 
-==============================================================  ========================================================
-``matrix(A, ax=None, *, labels, legend, resolution, title)``    the sparse pattern, coloured by tap -> AxesImage
-``arithmetic(A, output, *, channels, title, figure)``           what one output reads -> Figure
-``animate(A, path, *, transpose="side-by-side", channels,       the same for every output, as GIF, APNG or MP4 -> Path
-fps, dpi, progress)``
-``overlap(A, ax=None, *, title)``                               how often each sample is read -> AxesImage
-``spectrum(A, ax=None, *, title)``                              singular values and bounds of the norm -> Axes
-``image_pair``, ``cells``, ``photo``, ``psnr``, ``new_figure``, ``save``  what the examples are made with
-==============================================================  ========================================================
+- ``matrix(A, ax=None, *, labels="auto", legend=True, resolution=400, title=None) -> AxesImage``: the sparse pattern,
+  coloured by tap, or counts of entries where it is large.
+- ``arithmetic(A, output, *, channels=None, title="", figure=None) -> Figure``: what one output reads.
+- ``animate(A, path, *, transpose="side-by-side", channels=None, fps=2.0, dpi=80, progress=None) -> Path``: the same for
+  every output, beside the matrix and its transpose, as GIF, APNG or MP4.
+- ``overlap(A, ax=None, *, title=None) -> AxesImage``: how often each sample is read, or written by the transpose.
+- ``spectrum(A, ax=None, *, title=None) -> Axes``: singular values, and bounds of the norm.
+- ``image_pair``, ``cells``, ``photo``, ``psnr``, ``new_figure``, ``save``: what the examples are made with.
 """
 
 from convmat.plot.counting import overlap
