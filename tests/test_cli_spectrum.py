@@ -125,3 +125,11 @@ def test_weights_that_are_not_finite_exit_with_2(tmp_path):
     status, message = cli.fail("spectrum", "--input", "6", "--weight", tmp_path / "w.npy")
     assert status == 2
     assert "NaN or infinite" in message
+
+
+def test_the_rank_counts_what_rounding_does_not_explain(tmp_path):
+    """Three channels, scaled by 1, 1e-9 and 1e-17: the second is small, the third is below rounding."""
+    weight = np.diag([1, 1e-9, 1e-17]).reshape(3, 3, 1)
+    found = spectrum(weight, tmp_path, "--input", "5")
+    assert (found["rank"], found["count"], found["smallest"]) == (10, 15, pytest.approx(1e-17))
+    assert found["condition"] is None
