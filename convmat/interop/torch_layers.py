@@ -172,7 +172,7 @@ def _average_pool(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
     else:
         border = padding if module.count_include_pad else (0,) * ndim
         per_axis = [
-            np.maximum(1, np.minimum(stop, n + b) - np.maximum(start, -b))  # a window in the border alone reads zeros
+            np.minimum(stop, n + b) - np.maximum(start, -b)
             for n, b, (start, stop) in zip(shape[1:], border, windows, strict=True)
         ]
         counts = functools.reduce(np.multiply.outer, per_axis)

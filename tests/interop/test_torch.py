@@ -275,7 +275,7 @@ def test_upsample_in_every_mode(mode, ndim, data):
     if data.draw(st.booleans()):
         options = {"size": per_axis(data.draw, st.integers(1, 11 if ndim < 3 else 6), ndim)}
     else:
-        factor = st.sampled_from([0.5, 0.75, 1.0, 1.1, 1.3, 1.5, 2, 2.5, 3])
+        factor = st.sampled_from([0.5, 0.75, 1.0, 1.1, 1.3, 1.5, 2, 2.2, 2.5, 3])
         scale = data.draw(factor) if data.draw(st.booleans()) else per_axis(data.draw, factor, ndim)
         options = {"scale_factor": scale, "recompute_scale_factor": data.draw(st.sampled_from([None, False, True]))}
         factors = scale if isinstance(scale, tuple) else (scale,) * ndim
@@ -284,6 +284,13 @@ def test_upsample_in_every_mode(mode, ndim, data):
     A, b = agree(module, (2, *size), vjp=not gradient_is_wrong(module, size))
     assert isinstance(A, Separable)
     assert b is None
+
+
+@pytest.mark.parametrize("ndim", [1, 2, 3])
+@pytest.mark.parametrize("scale", [1.1, 2.0, 2.2])
+def test_nearest_with_a_scale_factor_that_keeps_or_doubles_the_size(scale, ndim):
+    shape = (1, 4, 3, 2)[: ndim + 1]
+    agree(nn.Upsample(scale_factor=scale), shape, vjp=scale == 2.0)
 
 
 @pytest.mark.parametrize("size", [5, 7, 10, 13])
@@ -756,6 +763,9 @@ def test_conjugate_and_transposed_views_are_read_as_they_look():
     x = torch.randn(4, 3, dtype=torch.complex128)
     view = x.conj().T
     close(to_torch(A)(view), A.apply(x.numpy().conj().T), 1e-14)
+    negative = x.conj().imag.T  # a view with a sign that PyTorch has not yet carried out
+    assert negative.is_neg()
+    close(to_torch(A)(negative), A.apply(-x.numpy().imag.T), 1e-14)
 
 
 def test_no_copy_on_the_way_in_or_out():
