@@ -76,8 +76,8 @@ def add(commands: Any) -> None:
         "bench",
         help="time the products against the explicit matrix and the libraries that are installed",
         description="Time A x and A^T y of four layers: matrix-free, by the explicit matrix, and by scipy.signal "
-        "(fft), scipy.ndimage, torch and pylops where they are installed and can do the layer. The results are compared "
-        "before anything is timed; the libraries take turns, and medians are printed. Takes less than 20 s.",
+        "(fft), scipy.ndimage, torch and pylops where they are installed and can do the layer. The results are "
+        "compared before anything is timed; the libraries take turns, and medians are printed. Takes less than 20 s.",
     )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for each library (default 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document: threads, missing, and cases with "
