@@ -103,7 +103,7 @@ def convolutions(draw):
     return ndim, size, channels, options
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(convolutions(), st.booleans())
 def test_convolutions_with_every_attribute(case, with_channels):
     ndim, size, (ins, outs), options = case
@@ -140,7 +140,7 @@ def transposed(draw):
     return ndim, per_axis(draw, st.integers(1, 4 if ndim == 3 else 6), ndim), channels, options
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(transposed(), st.booleans())
 def test_transposed_convolutions_with_every_attribute(case, with_channels):
     ndim, size, (ins, outs), options = case
@@ -168,7 +168,7 @@ def pools(draw):
     return (draw(st.integers(1, 3)), *per_axis(draw, st.integers(1, 4 if ndim == 3 else 7), ndim)), options
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(pools())
 def test_average_pools_with_every_attribute(case):
     shape, options = case
@@ -266,7 +266,7 @@ def gradient_is_wrong(module, size):
     return module.mode == "nearest" and any(m in (n, 2 * n) for n, m in zip(size, outputs, strict=True))
 
 
-@settings(max_examples=20)
+@settings(max_examples=15)
 @pytest.mark.parametrize(("mode", "ndim"), MODES)
 @given(data=st.data())
 def test_upsample_in_every_mode(mode, ndim, data):
