@@ -235,6 +235,16 @@ def test_same_of_a_transposed_convolution_multiplies_the_size_by_the_stride(auto
         close(layer.apply(x), run(proto, {"x": x})[0], 0)
 
 
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize(("taps", "stride", "extra"), [(1, 3, 0), (1, 2, 0), (2, 4, 1)])
+def test_same_of_a_transposed_convolution_never_pads_by_less_than_nothing(auto_pad, taps, stride, extra):
+    attributes = {"auto_pad": auto_pad, "strides": [stride], "output_padding": [extra]}
+    proto, x = Case("ConvTranspose", 1, (5,), (2, 1, taps), attributes, True, taps).build()
+    layer = from_onnx(proto)["node"]
+    assert layer.operator.output_shape == (1, 4 * stride + taps + extra)
+    close(layer.apply(x), runtime(proto, {"x": x})[0], 0)
+
+
 def test_same_and_output_shape_give_the_odd_sample_to_the_sides_that_the_standard_says():
     x, W = np.array([[[1, 10, 100]]], np.float32), np.array([[[1, 2, 3]]], np.float32)
     full = np.array([1, 2, 13, 20, 130, 200, 300])  # stride 2
