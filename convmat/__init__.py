@@ -12,16 +12,23 @@ from convmat.operators import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTrans
 from convmat.testing import check_adjoint
 
 if TYPE_CHECKING:
+    from convmat.chain import Chain
     from convmat.clipping import clip_singular_values
     from convmat.decomposition import SVD, svd
+    from convmat.interop.onnx import Layer, from_onnx
+    from convmat.interop.pylops import to_pylops
+    from convmat.interop.torch import from_torch, to_torch
+    from convmat.layers import Diagonal, Rearrange, Separable
     from convmat.norms import norm_bounds
     from convmat.solve import SolveInfo, normal, preconditioner, tikhonov
     from convmat.spectrum import singular_values
+    from convmat.storage import load, save
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SVD",
+    "Chain",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -30,34 +37,56 @@ __all__ = [
     "ConvTranspose3d",
     "Correlate",
     "Crop",
+    "Diagonal",
     "Downsample",
     "Geometry",
+    "Layer",
     "Pad",
+    "Rearrange",
+    "Separable",
     "SolveInfo",
     "Upsample",
     "check_adjoint",
     "clip_singular_values",
     "conv_matrix",
     "conv_transpose_matrix",
+    "from_onnx",
+    "from_torch",
+    "load",
     "norm_bounds",
     "normal",
     "preconditioner",
+    "save",
     "singular_values",
     "svd",
     "tikhonov",
+    "to_pylops",
+    "to_torch",
 ]
 
-# The spectrum and the solvers bring scipy.fft and scipy.special, which take a tenth of a second to import.
+# Imported when they are first asked for: scipy.fft and scipy.special take a tenth of a second, the interchange has the
+# packages of others.
 _LATER = {
+    "Chain": "chain",
+    "Diagonal": "layers",
+    "Layer": "interop.onnx",
+    "Rearrange": "layers",
     "SVD": "decomposition",
+    "Separable": "layers",
     "SolveInfo": "solve",
     "clip_singular_values": "clipping",
+    "from_onnx": "interop.onnx",
+    "from_torch": "interop.torch",
+    "load": "storage",
     "norm_bounds": "norms",
     "normal": "solve",
     "preconditioner": "solve",
+    "save": "storage",
     "singular_values": "spectrum",
     "svd": "decomposition",
     "tikhonov": "solve",
+    "to_pylops": "interop.pylops",
+    "to_torch": "interop.torch",
 }
 
 

@@ -154,12 +154,6 @@ def test_counts_per_bin_are_those_of_the_explicit_matrix(layer, data, transposed
     np.testing.assert_array_equal(pattern.counts(A, height, width), binned(A.tosparse(), height, width))
 
 
-def test_counts_of_axes_that_are_read_in_pieces(monkeypatch):
-    monkeypatch.setattr(pattern, "_ROWS_AT_A_TIME", 3)
-    A = Conv2d(np.ones((2, 3, 3, 2)), (11, 8), stride=(1, 2), padding=1, padding_mode="circular")
-    np.testing.assert_array_equal(pattern.counts(A, 7, 13), binned(A.tosparse(), 7, 13))
-
-
 def test_counts_of_a_matrix_that_would_not_fit_in_memory():
     A = Conv2d(np.ones((512, 512, 3, 3), dtype=np.float32), (1024, 1024), padding=1)
     found = pattern.counts(A, 300, 200)

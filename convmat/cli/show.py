@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convmat import matrix
 from convmat.cli import arguments, formulas, text
 from convmat.cli.arguments import Layer
-from convmat.cli.occupancy import entries_in_cells
+from convmat.occupancy import entries_in_cells
 
 _LABELS_LIMIT = 10_000
 """Entries of the largest matrix that is printed one by one, and so really built."""

@@ -115,7 +115,7 @@ class Place:
     @property
     def key(self) -> str:
         """The name of the node, or of its first output, behind the path of the graphs that it is in."""
-        return self.prefix + (self.node.name or next(filter(None, self.node.output), self.node.op_type))
+        return self.prefix + str(self.node.name or next(filter(None, self.node.output), self.node.op_type))
 
 
 def walk(graph: GraphProto, prefix: str = "", around: Scope | None = None) -> Iterator[Place]:

@@ -6,9 +6,8 @@ Numpy alone; nothing is drawn here. A tap is numbered by its place in the weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,16 +15,14 @@ from numpy.typing import NDArray
 
 from convmat.factors import Crop, Downsample, Pad, Upsample
 from convmat.geometry import Geometry
+from convmat.occupancy import entries_in_cells
 from convmat.operators import Conv, Convolution, ConvTranspose, ImageOperator
-from convmat.patterns import by_columns, by_rows
+from convmat.patterns import by_columns
 from convmat.taps import ZERO, Axis, Index
 from convmat.weights import TransposeWeightOperator, WeightOperator
 
 SEVERAL = -2
 """Stands for the tap of an entry that sums several taps."""
-
-_ROWS_AT_A_TIME = 2**17
-"""Rows of an axis matrix that are counted at a time, which bounds the memory."""
 
 _FORWARD = (Conv, Pad, Downsample)
 _BACKWARD = (ConvTranspose, Crop, Upsample)
@@ -110,8 +107,7 @@ def reads(A: ImageOperator) -> Reads:
 def counts(A: ImageOperator, height: int, width: int) -> NDArray[np.int64]:
     """The entries of the matrix in each of height x width bins of rows and columns, see `edges`. (height, width)
 
-    Counted from the geometry: A is a Kronecker product of groups, channels and axes as far as its pattern goes, and the
-    entries above and to the left of a place follow from those of the factors. No matrix is built.
+    Counted from the geometry, see `convmat.occupancy`: no matrix is built.
     """
     if isinstance(A, _OF_WEIGHTS):
         found = _reads_of_weights(A)
@@ -120,16 +116,8 @@ def counts(A: ImageOperator, height: int, width: int) -> NDArray[np.int64]:
     layer = Layer.of(A)
     if layer.transposed:
         return counts(A.T, width, height).T
-    geometry = layer.geometry
-    outs, ins = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
-    factors = [
-        _Factor(geometry.groups, geometry.groups, geometry.groups, np.minimum.outer),
-        _Factor(outs, ins, outs * ins, np.multiply.outer),
-        *map(_factor, geometry.axes),
-    ]
-    corners = _before(factors, edges(A.shape[0], height), edges(A.shape[1], width))
-    bins: Index = np.diff(np.diff(corners, axis=0), axis=1)
-    return bins
+    cells = entries_in_cells(layer.geometry, edges(A.shape[0], height).tolist(), edges(A.shape[1], width).tolist())
+    return np.asarray(cells)
 
 
 def overlaps(A: ImageOperator) -> NDArray[np.int64]:
@@ -169,50 +157,3 @@ def _reads_of_weights(A: ImageOperator) -> Reads:
 def _sorted(shape: tuple[int, int], rows: Index, cols: Index, taps: Index) -> Reads:
     order = np.lexsort((taps, cols, rows))
     return Reads(shape, rows[order], cols[order], taps[order])
-
-
-@dataclass(frozen=True)
-class _Factor:
-    """A pattern, as `before(r, c)`: how many entries lie above row r and left of column c, for each pair."""
-
-    rows: int
-    cols: int
-    nnz: int
-    before: Callable[[Index, Index], Index]
-
-
-def _factor(axis: Axis) -> _Factor:
-    return _Factor(
-        axis.output, axis.size, by_rows(axis, 0, axis.output).entries, lambda r, c: _before_of_axis(axis, r, c)
-    )
-
-
-def _before_of_axis(axis: Axis, r: Index, c: Index) -> Index:
-    """Entries of the axis matrix above each row of r and left of each column of c. (r, c)"""
-    (r, r_place), (c, c_place) = (np.unique(cuts, return_inverse=True) for cuts in (r, c))
-    bins = np.zeros((r.size + 1) * (c.size + 1), dtype=np.int64)
-    cuts = [*range(0, axis.output, _ROWS_AT_A_TIME), axis.output]
-    for start, stop in pairwise(cuts):
-        rows = by_rows(axis, start, stop).all_rows()
-        row = np.repeat(np.searchsorted(r, np.arange(start, stop), side="right"), np.diff(rows.ptr))
-        bins += np.bincount(row * (c.size + 1) + np.searchsorted(c, rows.cols, side="right"), minlength=bins.size)
-    before = bins.reshape(r.size + 1, c.size + 1).cumsum(axis=0).cumsum(axis=1)
-    found: Index = before[r_place.reshape(-1, 1), c_place.reshape(1, -1)]
-    return found
-
-
-def _before(factors: Sequence[_Factor], r: Index, c: Index) -> Index:
-    """Entries of a Kronecker product above each row of r and left of each column of c. (r, c)"""
-    first, *rest = factors
-    if not rest:
-        return first.before(r, c)
-    rows, cols, nnz = (math.prod(sizes) for sizes in zip(*((f.rows, f.cols, f.nnz) for f in rest), strict=True))
-    (r1, r2), (c1, c2) = np.divmod(r, rows), np.divmod(c, cols)
-    # Row r1 of the first factor is cut at row r2 of the rest; the rows before it are whole. The same for columns.
-    outer = first.before(np.append(r1, np.minimum(r1 + 1, first.rows)), np.append(c1, np.minimum(c1 + 1, first.cols)))
-    whole, right = outer[: r.size, : c.size], outer[: r.size, c.size :] - outer[: r.size, : c.size]
-    below = outer[r.size :, : c.size] - whole
-    corner = outer[r.size :, c.size :] - whole - right - below
-    inner = _before(rest, np.append(r2, rows), np.append(c2, cols))
-    found: Index = whole * nnz + right * inner[-1:, :-1] + below * inner[:-1, -1:] + corner * inner[:-1, :-1]
-    return found

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convmat
-from convmat.cli.occupancy import entries_in_cells
 from convmat.geometry import conv_geometry
+from convmat.occupancy import entries_in_cells
 from tests.strategies import layers
 
 
