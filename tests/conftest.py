@@ -1,6 +1,14 @@
-"""Hypothesis profiles: the tests are the same on every run; `--hypothesis-profile=explore` looks further."""
+"""Hypothesis profiles: the tests are the same on every run; `--hypothesis-profile=explore` looks further.
 
-from hypothesis import HealthCheck, settings
+One thread for each library: several test processes share the cores, and pools of threads would fight for them.
+"""
+
+import os
+
+for _library in ("OPENBLAS", "OMP", "MKL"):  # read when numpy is imported, which is later
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 

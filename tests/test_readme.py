@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import convmat
 from convmat import __version__
 from convmat.__main__ import main
 
@@ -18,7 +20,7 @@ COMMANDS = [block.strip() for block in re.findall(r"```sh\n(.*?)```", README, re
 def test_two_commands_of_one_line():
     demo, tests = COMMANDS
     assert demo.endswith("&& .venv/bin/convmat demo")
-    assert tests.endswith("&& .venv-test/bin/python -m pytest")
+    assert tests.endswith("&& .venv-test/bin/python -m pytest -n auto")
     assert "\n" not in demo + tests
 
 
@@ -37,6 +39,27 @@ def test_links_and_pictures_exist():
         assert (ROOT / link).exists(), link
         if link.endswith(".png"):
             assert (ROOT / link).stat().st_size < 200_000
+
+
+def test_the_block_of_the_interchange_runs(tmp_path, monkeypatch):
+    torch, onnx = pytest.importorskip("torch"), pytest.importorskip("onnx")
+    pytest.importorskip("pylops")
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "from_torch" in b)
+    weight = onnx.numpy_helper.from_array(np.ones((2, 1, 3, 3), np.float32), "weight")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Conv", ["image", "weight"], ["result"], name="conv")], "graph",
+        [value("image", 1, (1, 1, 8, 8))], [value("result", 1, (1, 2, 6, 6))], [weight],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    names = {"convmat": convmat, "torch": torch}
+    exec(block, names)
+    A, x = names["A"], np.random.default_rng(0).standard_normal(names["A"].input_shape)
+    assert list(names["layers"]) == ["conv"]
+    assert names["P"].dims == A.input_shape
+    np.testing.assert_array_equal(convmat.load("layer.npz") @ x.ravel(), A @ x.ravel())
+    np.testing.assert_allclose(names["f"](torch.from_numpy(x)).numpy().ravel(), A @ x.ravel())
 
 
 def test_demo_prints_its_figures_and_saves_its_picture(tmp_path):
