@@ -9,7 +9,7 @@ Super-resolution, of nonnegative pixels and with the least total variation that 
 
     scene = np.zeros((16, 16))
     scene[4:12, 6:11] = 1
-    A = Conv2d(np.outer([1.0, 3, 3, 1], [1.0, 3, 3, 1]) / 64, scene.shape, stride=2, padding=1, padding_mode="symmetric")
+    A = Conv2d(np.outer([1.0, 3, 3, 1], [1.0, 3, 3, 1]) / 64, scene.shape, stride=2, padding=1, padding_mode="reflect")
     down, right = (Conv2d(kernel, scene.shape) for kernel in ([[-1.0], [1.0]], [[-1.0, 1.0]]))
 
     x = cp.Variable(A.shape[1], nonneg=True)  # the ravelled image
