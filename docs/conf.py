@@ -6,6 +6,7 @@ Nothing is fetched while it builds. sphinx-gallery runs the examples, once, and 
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 from docutils.parsers.rst.states import Inliner
 from sphinx.application import Sphinx
+from sphinx.util.inspect import stringify_signature
 from sphinx_gallery.scrapers import figure_rst
 
 DOCS = Path(__file__).parent
@@ -111,6 +113,7 @@ sphinx_gallery_conf = {
     "notebook_extensions": set(),
     "show_signature": False,
     "show_memory": False,
+    "capture_repr": (),
     "write_computation_times": False,
     "min_reported_time": 10_000,
     "remove_config_comments": True,
@@ -139,13 +142,23 @@ def bar(inliner: Inliner, match: re.Match[str], line: int) -> tuple[str, list[An
     return match.string[:end], [], match.string[end:], []
 
 
-def star(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """A star is a star: a shape (*batch, *input_shape) is no emphasis."""
-    lines[:] = [re.sub(r"(?<=[(\s])\*(?=[\w.]+[,)])", r"\*", line) for line in lines]
+def plain_text(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """A shape (*batch, *input_shape) is no emphasis, and the initial of "V. Dumoulin" no number of a list."""
+    stars = [re.sub(r"(?<=[(\s])\*(?=[\w.]+[,)])", r"\*", line) for line in lines]
+    lines[:] = [re.sub(r"^(\s*\.\. \[\d+\] [A-Z])\. ", r"\1\. ", line) for line in stars]
+
+
+def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, given: str, returns: str) -> Any:
+    """The signature of __init__, where scipy's LinearOperator hides it behind a __new__ of its own."""
+    if what != "class" or given != "(*args, **kwargs)":
+        return None
+    _first, *rest = inspect.signature(thing.__init__).parameters.values()
+    return stringify_signature(inspect.Signature(rest), show_annotation=False), None
 
 
 def setup(app: Sphinx) -> None:
     """What Sphinx calls."""
     Inliner.dispatch = {**Inliner.dispatch, "|": bar}
     app.connect("source-read", hide_folders)
-    app.connect("autodoc-process-docstring", star, priority=100)  # before numpydoc
+    app.connect("autodoc-process-docstring", plain_text, priority=100)  # before numpydoc
+    app.connect("autodoc-process-signature", signature, priority=100)
