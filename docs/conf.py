@@ -79,7 +79,8 @@ def picture_arguments(_: Any, script: dict[str, Any]) -> list[str]:
 def saved_pictures(block: Any, script: dict[str, Any], gallery: dict[str, Any]) -> str:
     """The pictures that an example saved since the last block, as reST: a scraper of sphinx-gallery."""
     folder, found = PICTURES / Path(script["src_file"]).stem, []
-    for picture, place in zip(sorted(folder.glob("*.*")), script["image_path_iterator"], strict=False):
+    pictures = sorted(folder.rglob("*.*"), key=lambda picture: (len(picture.parts), picture.name))
+    for picture, place in zip(pictures, script["image_path_iterator"], strict=False):
         target = Path(place).with_suffix(picture.suffix)
         shutil.move(picture, target)
         found.append(str(target))
@@ -158,6 +159,7 @@ def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, given
 
 def setup(app: Sphinx) -> None:
     """What Sphinx calls."""
+    shutil.rmtree(DOCS / "generated", ignore_errors=True)  # it may have pages of names that are gone
     Inliner.dispatch = {**Inliner.dispatch, "|": bar}
     app.connect("source-read", hide_folders)
     app.connect("autodoc-process-docstring", plain_text, priority=100)  # before numpydoc
