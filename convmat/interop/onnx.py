@@ -146,12 +146,12 @@ def from_onnx(
     Padding, per axis, for span = d (K - 1) + 1 and input size n:
 
     ================  =============================================================================================
-    ``Conv``
+    Conv
     NOTSET            ``pads``
     VALID             none
     SAME_UPPER        total = max(0, (ceil(n / s) - 1) s + span - n), the odd one at the end
     SAME_LOWER        the same, the odd one at the beginning
-    ``ConvTranspose``
+    ConvTranspose
     NOTSET            ``pads``; the output has the size (n - 1) s + span + output_padding - lo - hi
     VALID             none; the output has the size (n - 1) s + span + output_padding
     SAME_UPPER        total = max(0, span + output_padding - s), the odd one at the end; so the output has the size
