@@ -27,8 +27,8 @@ from convmat.products.padding import extend_rows, fold_columns, fold_rows, read_
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import ZERO, Axis
 
-BAND_BYTES = 2**20
-"""Work memory of one band, about: it should stay in a core's second-level cache."""
+BAND_BYTES = 2**21
+"""Work memory of one band, about: it should stay in the caches of a core."""
 
 THREAD_WORK = 2**20
 """Multiplications below which a second thread does not pay."""
@@ -233,6 +233,12 @@ class _Plane:
             fold_rows(piece, rows, start, x, border_only=True)
 
 
+def _blocks_of_band(blocks: int, block_bytes: int, work: int) -> int:
+    """How many of all blocks are one band: in cache, and with a band for each thread where threads pay."""
+    share = -(-blocks // workers()) if work >= THREAD_WORK else blocks
+    return max(1, min(BAND_BYTES // block_bytes, share))
+
+
 class _Down:
     """Bands of A x, from bands of the extended image.
 
@@ -242,11 +248,11 @@ class _Down:
         Ranges of output rows, in whole blocks; the first `skip` rows of a band are those of the band before.
     """
 
-    def __init__(self, rows: Axis, cols: Axis, block: int, block_bytes: int) -> None:
+    def __init__(self, rows: Axis, cols: Axis, block: int, block_bytes: int, work: int) -> None:
         self._row_stride, self._cols, self._width = rows.stride, cols, cols.output
         self._block, self._window = block, (block - 1) * rows.stride + rows.span
         self._reads = cols.lattice()
-        step = block * max(1, min(BAND_BYTES // block_bytes, rows.output // block))
+        step = block * _blocks_of_band(rows.output // block, block_bytes, work)
         whole = rows.output // block * block
         self.bands = [(start, min(start + step, whole), 0) for start in range(0, whole, step)]
         if whole < rows.output:
@@ -266,7 +272,7 @@ class _ShiftedDown(_Down):
         block_bytes = (
             groups * (-(-col_taps // cols.stride) * outs + ins * rows.stride) * b * cols.output * kernel.itemsize
         )
-        super().__init__(rows, cols, b, block_bytes)
+        super().__init__(rows, cols, b, block_bytes, kernel.size * rows.output * cols.output)
         phases = [[k for k, (_, at) in enumerate(self._reads) if at == phase] for phase in range(cols.stride)]
         self._phases = [(phase, taps) for phase, taps in enumerate(phases) if taps]
         self._toeplitz = []
@@ -321,7 +327,7 @@ class _LoweredDown(_Down):
         groups, outs, ins, row_taps, col_taps = kernel.shape
         b = min(rows.output, block or 1)
         block_bytes = groups * (col_taps * ins * rows.stride + outs) * b * cols.output * kernel.itemsize
-        super().__init__(rows, cols, b, block_bytes)
+        super().__init__(rows, cols, b, block_bytes, kernel.size * rows.output * cols.output)
         matrix = np.zeros((groups, outs, b, self._window, ins, col_taps), dtype=kernel.dtype)
         for j in range(b):
             for k in range(row_taps):
@@ -387,7 +393,7 @@ class _Up:
         block_bytes = (
             groups * (ins * rows.stride * cols.stride + outs * len(self._shifts)) * b * cols.output * kernel.itemsize
         )
-        step = b * max(1, min(BAND_BYTES // block_bytes, total // b))
+        step = b * _blocks_of_band(total // b, block_bytes, kernel.size * rows.output * cols.output)
         self.bands = [(start, min(start + step, total)) for start in range(0, total, step)]
 
     def rows(self, scratch: Scratch, y: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
