@@ -395,6 +395,7 @@ def test_a_layer_that_fits_no_matrix_still_is_an_operator():
 def one_megabyte(monkeypatch):
     """A machine with one megabyte left."""
     monkeypatch.setattr(matrix, "_available_memory", lambda: float(2**20))
+    monkeypatch.setattr(matrix, "_ALWAYS_FITS", 0)
 
 
 BIG, KERNEL = np.ones((256, 256)), np.ones((9, 9))

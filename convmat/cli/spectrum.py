@@ -72,7 +72,7 @@ def run(parsed: Namespace) -> None:
         plot.spectrum(A, figure.add_subplot())
         plot.save(figure, parsed.output)
         if not parsed.json:
-            print(text.entry("picture", str(parsed.output), width))
+            print(f"{'picture':<12} {parsed.output}")  # a path is never broken
 
 
 def _figure(path: Path) -> Figure:
