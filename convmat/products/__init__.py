@@ -18,6 +18,7 @@ from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
 from convmat.products.matrix import MatrixProduct
 from convmat.products.separable import Separable, separable_rank
+from convmat.products.threads import workers
 from convmat.products.toeplitz import Toeplitz
 
 
@@ -111,7 +112,7 @@ class Products:
         forward, transpose = self.methods
         lines = [
             f"A x by {forward}, A^T y by {transpose}: {reason}",
-            f"{'':<12} {'A x':>12} {'A^T y':>12} {'work memory':>13}    expected, on one core",
+            f"{'':<12} {'A x':>12} {'A^T y':>12} {'work memory':>13}    expected, threads: {workers()}",
         ]
         for estimate in sorted(self._estimates(), key=lambda e: e.forward):
             memory = plan.work_bytes(estimate.method, self.geometry, self.weight.itemsize)

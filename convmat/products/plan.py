@@ -12,11 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from convmat.geometry import Geometry
+from convmat.products.fft import THREAD_WORK as FFT_WORK
 from convmat.products.fft import tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES
 from convmat.products.separable import ROWS
+from convmat.products.separable import THREAD_WORK as SEPARABLE_WORK
 from convmat.products.threads import workers
 from convmat.products.toeplitz import BAND_BYTES, lowers, shifted_block
+from convmat.products.toeplitz import THREAD_WORK as TOEPLITZ_WORK
 
 Counts = dict[str, float]
 
@@ -30,7 +33,7 @@ CACHED = 2**19
 
 @dataclass(frozen=True)
 class Estimate:
-    """The expected cost of one method: nanoseconds of one core for A x and for A^T y."""
+    """The expected cost of one method: nanoseconds for A x and for A^T y, on the threads that it would use."""
 
     method: str
     forward: float
@@ -46,10 +49,27 @@ def estimates(geometry: Geometry, single: bool, rank: int | None) -> list[Estima
     methods = [name for name in COUNTS if name != "separable" or rank is not None]
     if geometry.nnz > MATRIX_LIMIT:
         methods.remove("matrix")
-    return [
-        Estimate(name, *(cost(name, direction, geometry, single, rank or 0) for direction in ("forward", "transpose")))
-        for name in methods
-    ]
+    found = []
+    for name in methods:
+        threads = concurrency(name, geometry)
+        costs = (cost(name, direction, geometry, single, rank or 0) for direction in ("forward", "transpose"))
+        found.append(Estimate(name, *(nanoseconds / threads for nanoseconds in costs)))
+    return found
+
+
+def concurrency(method: str, geometry: Geometry) -> int:
+    """How many threads of ours share the work of one product; those that BLAS may start are not counted."""
+    multiplications = math.prod(geometry.weight_shape) * math.prod(geometry.output_size)
+    samples = math.prod(geometry.input_size)
+    if method == "toeplitz":
+        return workers() if multiplications >= TOEPLITZ_WORK else 1
+    if method == "separable":
+        return workers() if samples >= SEPARABLE_WORK else 1
+    if method == "fft":
+        _, step = tile_sides(geometry)
+        tiles = math.prod(-(-n // s) for n, s in zip(geometry.output_size, step, strict=True))
+        return min(workers(), tiles) if samples * geometry.in_channels >= FFT_WORK else 1
+    return 1
 
 
 def cost(method: str, direction: str, geometry: Geometry, single: bool, rank: int) -> float:
@@ -221,167 +241,167 @@ COUNTS: dict[str, Callable[[Geometry, bool, int, int], Counts]] = {
 }
 
 COST: dict[tuple[str, str, str], dict[str, float]] = {
-    ("matrix", "forward", "single"): {"call": 5680.0, "entry": 0.699, "row": 0.351, "streamed": 0.0},
-    ("matrix", "forward", "double"): {"call": 5760.0, "entry": 0.7, "row": 0.363, "streamed": 0.00737},
-    ("matrix", "transpose", "single"): {"call": 5910.0, "entry": 0.773, "row": 0.209, "streamed": 0.0154},
-    ("matrix", "transpose", "double"): {"call": 5910.0, "entry": 0.828, "row": 0.202, "streamed": 0.0146},
+    ("matrix", "forward", "single"): {"call": 5730.0, "entry": 0.737, "row": 0.245, "streamed": 0.00831},
+    ("matrix", "forward", "double"): {"call": 5520.0, "entry": 0.727, "row": 0.334, "streamed": 0.00615},
+    ("matrix", "transpose", "single"): {"call": 6330.0, "entry": 0.772, "row": 0.247, "streamed": 0.0272},
+    ("matrix", "transpose", "double"): {"call": 5890.0, "entry": 0.842, "row": 0.264, "streamed": 0.0},
     ("gemm", "forward", "single"): {
-        "call": 44100.0,
+        "call": 46200.0,
         "copied": 0.214,
-        "gathered": 0.437,
-        "multiplication": 0.0271,
+        "gathered": 0.422,
+        "multiplication": 0.0266,
         "product": 0.0,
-        "run": 10.4,
-        "streamed": 0.154,
+        "run": 10.3,
+        "streamed": 0.164,
     },
     ("gemm", "forward", "double"): {
-        "call": 47500.0,
-        "copied": 0.455,
-        "gathered": 0.693,
-        "multiplication": 0.0641,
-        "product": 173.0,
-        "run": 9.35,
-        "streamed": 0.027,
+        "call": 45400.0,
+        "copied": 0.462,
+        "gathered": 0.638,
+        "multiplication": 0.0745,
+        "product": 335.0,
+        "run": 10.1,
+        "streamed": 0.0326,
     },
     ("gemm", "transpose", "single"): {
-        "added": 2.31,
-        "call": 104000.0,
-        "copied": 0.234,
-        "multiplication": 0.0304,
-        "product": 0.225,
-        "run": 11.6,
-        "step": 3400.0,
-        "streamed": 0.216,
+        "added": 2.55,
+        "call": 111000.0,
+        "copied": 0.245,
+        "multiplication": 0.033,
+        "product": 409.0,
+        "run": 9.89,
+        "step": 3650.0,
+        "streamed": 0.233,
     },
     ("gemm", "transpose", "double"): {
-        "added": 2.91,
-        "call": 71500.0,
-        "copied": 0.512,
-        "multiplication": 0.0682,
+        "added": 3.24,
+        "call": 72000.0,
+        "copied": 0.505,
+        "multiplication": 0.0835,
         "product": 0.0,
         "run": 19.4,
-        "step": 3360.0,
-        "streamed": 0.0851,
+        "step": 3080.0,
+        "streamed": 0.0709,
     },
     ("toeplitz", "forward", "single"): {
-        "call": 35300.0,
-        "copied": 0.0851,
-        "gathered": 0.499,
-        "multiplication": 0.0468,
-        "product": 2.09,
-        "run": 14.7,
-        "step": 10500.0,
-        "streamed": 0.116,
-        "summed": 0.405,
-        "vector": 0.0896,
-        "written": 3.27,
+        "call": 39300.0,
+        "copied": 0.0,
+        "gathered": 0.421,
+        "multiplication": 0.0479,
+        "product": 5.43,
+        "run": 15.2,
+        "step": 10100.0,
+        "streamed": 0.125,
+        "summed": 1.5,
+        "vector": 0.102,
+        "written": 2.53,
     },
     ("toeplitz", "forward", "double"): {
         "call": 40200.0,
-        "copied": 0.624,
+        "copied": 0.687,
         "gathered": 0.0,
-        "multiplication": 0.0875,
+        "multiplication": 0.104,
         "product": 0.0,
-        "run": 23.8,
-        "step": 9700.0,
-        "streamed": 0.039,
-        "summed": 2.31,
-        "vector": 0.191,
-        "written": 4.29,
+        "run": 22.2,
+        "step": 9530.0,
+        "streamed": 0.0242,
+        "summed": 2.44,
+        "vector": 0.167,
+        "written": 4.17,
     },
     ("toeplitz", "transpose", "single"): {
-        "call": 32100.0,
-        "copied": 0.783,
-        "multiplication": 0.0475,
+        "call": 30500.0,
+        "copied": 0.826,
+        "multiplication": 0.0526,
         "product": 0.0,
-        "run": 5.3,
-        "step": 7150.0,
-        "streamed": 0.052,
-        "vector": 0.0352,
-        "written": 0.358,
+        "run": 7.74,
+        "step": 7230.0,
+        "streamed": 0.0631,
+        "vector": 0.0315,
+        "written": 0.269,
     },
     ("toeplitz", "transpose", "double"): {
-        "call": 39900.0,
-        "copied": 1.31,
-        "multiplication": 0.112,
-        "product": 164.0,
-        "run": 0.0,
-        "step": 6560.0,
-        "streamed": 0.0497,
-        "vector": 0.148,
-        "written": 0.41,
+        "call": 41400.0,
+        "copied": 1.27,
+        "multiplication": 0.128,
+        "product": 0.0,
+        "run": 11.1,
+        "step": 6820.0,
+        "streamed": 0.0997,
+        "vector": 0.135,
+        "written": 0.304,
     },
     ("fft", "forward", "single"): {
-        "call": 8930.0,
-        "contracted": 1.3,
-        "gathered": 2.16,
-        "read": 1.38,
-        "step": 13300.0,
+        "call": 2910.0,
+        "contracted": 1.27,
+        "gathered": 2.04,
+        "read": 1.63,
+        "step": 17200.0,
         "streamed": 0.0,
-        "tile": 84700.0,
-        "transformed": 0.134,
+        "tile": 82600.0,
+        "transformed": 0.126,
     },
     ("fft", "forward", "double"): {
-        "call": 58000.0,
-        "contracted": 1.33,
+        "call": 81300.0,
+        "contracted": 1.57,
         "gathered": 1.02,
-        "read": 4.07,
-        "step": 13600.0,
-        "streamed": 0.162,
-        "tile": 24600.0,
-        "transformed": 0.0694,
+        "read": 5.3,
+        "step": 13200.0,
+        "streamed": 0.22,
+        "tile": 0.0,
+        "transformed": 0.0,
     },
     ("fft", "transpose", "single"): {
-        "call": 52100.0,
-        "contracted": 1.39,
-        "gathered": 1.17,
-        "read": 1.08,
-        "step": 6170.0,
-        "streamed": 0.00911,
-        "tile": 114000.0,
-        "transformed": 0.161,
+        "call": 53400.0,
+        "contracted": 1.49,
+        "gathered": 1.48,
+        "read": 0.496,
+        "step": 8240.0,
+        "streamed": 0.0873,
+        "tile": 105000.0,
+        "transformed": 0.205,
     },
     ("fft", "transpose", "double"): {
-        "call": 47200.0,
-        "contracted": 1.39,
-        "gathered": 0.481,
-        "read": 5.45,
-        "step": 8560.0,
-        "streamed": 0.115,
-        "tile": 83000.0,
-        "transformed": 0.0212,
+        "call": 102000.0,
+        "contracted": 1.65,
+        "gathered": 1.19,
+        "read": 5.55,
+        "step": 8430.0,
+        "streamed": 0.171,
+        "tile": 28900.0,
+        "transformed": 0.0,
     },
     ("separable", "forward", "single"): {
-        "block": 5260.0,
-        "call": 473.0,
+        "block": 5150.0,
+        "call": 59.3,
         "copied": 0.0,
-        "multiplication": 0.0543,
+        "multiplication": 0.0527,
         "streamed": 0.0,
-        "term": 16800.0,
+        "term": 18700.0,
     },
     ("separable", "forward", "double"): {
-        "block": 7210.0,
-        "call": 119.0,
+        "block": 11000.0,
+        "call": 886.0,
         "copied": 0.0,
-        "multiplication": 0.0934,
-        "streamed": 0.031,
-        "term": 15700.0,
+        "multiplication": 0.0931,
+        "streamed": 0.0297,
+        "term": 11600.0,
     },
     ("separable", "transpose", "single"): {
-        "block": 7300.0,
-        "call": 1440.0,
-        "copied": 0.771,
-        "multiplication": 0.0294,
+        "block": 7270.0,
+        "call": 0.0,
+        "copied": 1.42,
+        "multiplication": 0.0241,
         "streamed": 0.0,
-        "term": 14300.0,
+        "term": 16000.0,
     },
     ("separable", "transpose", "double"): {
-        "block": 7060.0,
-        "call": 0.0,
-        "copied": 0.557,
-        "multiplication": 0.0683,
+        "block": 8030.0,
+        "call": 214.0,
+        "copied": 0.0,
+        "multiplication": 0.0738,
         "streamed": 0.0,
-        "term": 15600.0,
+        "term": 15200.0,
     },
 }
 """(method, direction, precision) -> nanoseconds of each step."""

@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 
 VARIABLE = "CONVMAT_NUM_THREADS"
 
+# The allocator of glibc returns a large block to the system when it is freed, until it has seen one of that size freed;
+# then it keeps them. From here on, up to 31 MB: the page faults of ever new memory for the tiles of an FFT, which scipy
+# allocates, take more time than the FFT. Elsewhere this does nothing.
+np.empty(31 * 2**20, dtype=np.uint8)
+
 
 def workers() -> int:
     """How many threads one product may use: CONVMAT_NUM_THREADS, or else the cores this process may run on.
