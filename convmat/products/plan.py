@@ -58,10 +58,10 @@ def estimates(geometry: Geometry, single: bool, rank: int | None) -> list[Estima
 
 
 def concurrency(method: str, geometry: Geometry) -> int:
-    """How many threads of ours share the work of one product; those that BLAS may start are not counted."""
+    """How many threads share the work of one product: ours, or those of BLAS where no matrix is a single row."""
     multiplications = math.prod(geometry.weight_shape) * math.prod(geometry.output_size)
     samples = math.prod(geometry.input_size)
-    if method == "toeplitz":
+    if method == "toeplitz" or (method == "gemm" and geometry.out_channels > geometry.groups):
         return workers() if multiplications >= TOEPLITZ_WORK else 1
     if method == "separable":
         return workers() if samples >= SEPARABLE_WORK else 1
