@@ -59,7 +59,7 @@ class _Plain:
 
     def __init__(self, terms: Sequence[Vectors], damp: float) -> None:
         self._matrices, self._damp = terms[0], damp
-        self._svd = [linalg.svd(matrix, full_matrices=False) for matrix in self._matrices]
+        self._svd = _decompositions(self._matrices)
         self._sigma = outer([sigma for _, sigma, _ in self._svd])
         if damp == 0:
             wide = any(m < n for m, n in (matrix.shape for matrix in self._matrices))
@@ -84,6 +84,30 @@ class _Plain:
         seen = along([u.conj().T for u, _, _ in self._svd], y)
         filtered = seen * (self._sigma / (self._sigma**2 + self._damp**2))
         return along([vh.conj().T for _, _, vh in self._svd], filtered)
+
+
+def _decompositions(matrices: Vectors) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """U, sigma, V^H of each matrix; one decomposition serves all multiples, as for a round kernel on a square image."""
+    found: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
+    for matrix in matrices:
+        for earlier, (u, sigma, vh) in zip(matrices, found, strict=False):
+            factor = _multiple(matrix, earlier)
+            if factor:
+                found.append((u * (factor / abs(factor)), sigma * abs(factor), vh))
+                break
+        else:
+            found.append(linalg.svd(matrix, full_matrices=False))
+    return found
+
+
+def _multiple(matrix: NDArray[Any], other: NDArray[Any]) -> Any:
+    """The factor of which a matrix is a multiple of another to rounding; 0 if it is none."""
+    if matrix.shape != other.shape:
+        return 0
+    largest = np.unravel_index(int(np.argmax(np.abs(other))), other.shape)
+    factor = matrix[largest] / other[largest] if other[largest] else 0
+    error = float(np.abs(matrix - factor * other).max())
+    return factor if error <= 4 * np.finfo(np.float64).eps * abs(matrix[largest]) else 0
 
 
 class _Generalised:
