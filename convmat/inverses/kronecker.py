@@ -107,7 +107,7 @@ def _multiple(matrix: NDArray[Any], other: NDArray[Any]) -> Any:
     largest = np.unravel_index(int(np.argmax(np.abs(other))), other.shape)
     factor = matrix[largest] / other[largest] if other[largest] else 0
     error = float(np.abs(matrix - factor * other).max())
-    return factor if error <= 4 * np.finfo(np.float64).eps * abs(matrix[largest]) else 0
+    return factor if error <= 16 * np.finfo(np.float64).eps * abs(matrix[largest]) else 0
 
 
 class _Generalised:
