@@ -71,7 +71,7 @@ def test_toeplitz_blocks_of_any_size_give_the_same(block, lower):
 
 @pytest.mark.parametrize("side", [8, 11, 20])
 def test_fft_tiles_of_any_size_give_the_same(monkeypatch, side):
-    monkeypatch.setattr(fft_module, "TILE_SAMPLES", side)
+    monkeypatch.setattr(fft_module, "TILE_SAMPLES", {2: side})
     rng = np.random.default_rng(0)
     A = Conv2d(
         rng.standard_normal((3, 2, 4, 5)), (43, 51), stride=(2, 1), padding=2, padding_mode="reflect", method="fft"

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.padding import fold, read_tile
+from convmat.products.padding import fold, read_tile, view_tile
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import Axis
 
-TILE_SAMPLES = 288
-"""Longest side of a two-dimensional tile: its transform stays in a core's caches."""
+TILE_SAMPLES = {1: 2**15, 2: 400, 3: 64}
+"""Longest side of a tile by its number of axes: beyond it, a sample costs more, since caches no longer help."""
 
 KERNEL_SAMPLES = 2**22
 """Samples that the transformed kernels take, all of them; more only where the kernels themselves do."""
@@ -55,53 +55,60 @@ class Fft:
         y = np.empty((len(x), geometry.out_channels, *geometry.output_size), dtype=x.dtype)
 
         def tile(scratch: Scratch, image: int, start: tuple[int, ...]) -> None:
-            window = scratch.array("window", (len(x[0]), len(self._phases), *self._tile), x.dtype)
-            for p, phase in enumerate(self._phases):
-                read_tile(x[image], self._axes, phase, start, window[:, p])
+            window = view_tile(x[image], self._axes, start, self._tile) if len(self._phases) == 1 else None
+            if window is None:
+                window = scratch.array("window", (len(x[0]), len(self._phases), *self._tile), x.dtype)
+                for p, phase in enumerate(self._phases):
+                    read_tile(x[image], self._axes, phase, start, window[:, p])
             spectra = self._transform(window).reshape(groups, 1, ins * len(self._phases), -1)
             product = _contract(self._correlate, spectra, 2)
-            rows = self._back(product.reshape(groups * outs, *self._frequencies))
             size = tuple(min(s, m - a) for s, m, a in zip(self._step, geometry.output_size, start, strict=True))
-            inside: Any = (slice(None), *(slice(0, n) for n in size))
+            rows = self._back(product.reshape(groups * outs, *self._frequencies), [slice(0, n) for n in size])
             target: Any = (slice(None), *(slice(a, a + n) for a, n in zip(start, size, strict=True)))
-            y[image][target] = rows[inside]
+            y[image][target] = rows
 
-        self._run(tile, len(x), geometry.output_size)
+        self._run(tile, len(x), [(0, m) for m in geometry.output_size])
         return y
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
         geometry, (groups, outs, ins) = self._geometry, self._shape
-        padded = tuple(axis.padded for axis in self._axes)
-        sent = np.empty((len(y), geometry.in_channels, *padded), dtype=y.dtype)
-        lattice = tuple(-(-axis.padded // axis.stride) for axis in self._axes)
+        x = np.empty((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
+        # what goes to a border is folded back at the end; into zeros it is lost
+        into = [axis if _bare(axis) else Axis(axis.padded, 1, axis.stride) for axis in self._axes]
+        bare = into == list(self._axes)
+        sent = x if bare else np.empty((*x.shape[:2], *(axis.size for axis in into)), dtype=y.dtype)
         plain = [Axis(m, 1, lo=reach, hi=0) for m, reach in zip(geometry.output_size, self._reach, strict=True)]
 
         def tile(scratch: Scratch, image: int, start: tuple[int, ...]) -> None:
-            window = scratch.array("window", (len(y[0]), *self._tile), y.dtype)
-            read_tile(y[image], plain, (0,) * len(plain), start, window)
+            window = view_tile(y[image], plain, start, self._tile)
+            if window is None:
+                window = scratch.array("window", (len(y[0]), *self._tile), y.dtype)
+                read_tile(y[image], plain, (0,) * len(plain), start, window)
             spectra = self._transform(window).reshape(groups, outs, 1, -1)
             product = _contract(self._convolve, spectra, 1)
-            parts = self._back(product.reshape(groups * ins * len(self._phases), *self._frequencies))
-            parts = parts.reshape(groups * ins, len(self._phases), *self._tile)
+            product = product.reshape(groups * ins * len(self._phases), *self._frequencies)
+            parts = self._back(product, [slice(reach, None) for reach in self._reach])
+            parts = parts.reshape(groups * ins, len(self._phases), *self._step)
             for p, phase in enumerate(self._phases):
                 target: list[Any] = [slice(None)]
                 inside: list[Any] = [slice(None), p]
-                for axis, q, a, step, reach in zip(self._axes, phase, start, self._step, self._reach, strict=True):
-                    count = max(0, min(step, -(-(axis.padded - q) // axis.stride) - a))
-                    first = axis.stride * a + q
-                    target.append(slice(first, first + axis.stride * count, axis.stride))
-                    inside.append(slice(reach, reach + count))
+                for axis, q, a, step in zip(into, phase, start, self._step, strict=True):
+                    first, last, sample = axis.strided_copied(q + axis.stride * a, step)
+                    target.append(slice(sample, sample + axis.stride * (last - first), axis.stride))
+                    inside.append(slice(first, last))
                 sent[image][tuple(target)] = parts[tuple(inside)]
 
-        self._run(tile, len(y), lattice)
-        x = np.zeros((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
-        for piece, image in zip(sent, x, strict=True):
-            fold(piece, self._axes, 0, image)
+        if not bare or any(axis.lo < 0 or axis.hi < 0 for axis in self._axes):
+            x[...] = 0  # what a crop leaves out is read by nobody
+        self._run(tile, len(y), [_lattice(axis) for axis in self._axes])
+        if not bare:
+            for piece, image in zip(sent, x, strict=True):
+                fold(piece, self._axes, 0, image)
         return x
 
-    def _run(self, tile: Any, images: int, size: tuple[int, ...]) -> None:
-        starts = list(itertools.product(*(range(0, n, step) for n, step in zip(size, self._step, strict=True))))
+    def _run(self, tile: Any, images: int, ranges: list[tuple[int, int]]) -> None:
+        starts = list(itertools.product(*(range(a, b, step) for (a, b), step in zip(ranges, self._step, strict=True))))
         pieces = [(image, start) for image in range(images) for start in starts]
         busy = math.prod(self._geometry.input_size) * self._geometry.in_channels >= THREAD_WORK
         self._pool.run(tile, pieces, min(len(pieces), workers()) if busy else 1)
@@ -128,25 +135,39 @@ class Fft:
         spectra: NDArray[Any] = fft.fftn(tiles, axes=axes) if self._complex else fft.rfftn(tiles, axes=axes)
         return spectra
 
-    def _back(self, spectra: NDArray[Any]) -> NDArray[Any]:
+    def _back(self, spectra: NDArray[Any], kept: list[slice]) -> NDArray[Any]:
+        """The part of the tiles that is kept; the last axis is transformed there alone. Overwrites the spectra."""
         from scipy import fft
 
-        axes = tuple(range(-len(self._axes), 0))
-        if self._complex:
-            tiles = fft.ifftn(spectra, axes=axes, overwrite_x=True)
-        else:
-            tiles = fft.irfftn(spectra, s=self._tile, axes=axes, overwrite_x=True)
-        return np.asarray(tiles)
+        *outer, last = kept
+        leading = tuple(range(-len(kept), -1))
+        tiles = fft.ifftn(spectra, axes=leading, overwrite_x=True) if outer else spectra
+        tiles = tiles[(..., *outer, slice(None))]
+        side = self._tile[-1]
+        tiles = fft.ifft(tiles, side) if self._complex else fft.irfft(tiles, side)
+        return np.asarray(tiles[..., last])
 
 
 def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray[Any]:
-    """The product of two (G, C_out / G, channels, frequencies), summed over one axis."""
+    """The product of two (G, C_out / G, channels, frequencies), summed over one axis. May overwrite the spectra."""
     if kernel.shape[axis] == 1:
-        return np.asarray(np.squeeze(kernel * spectra, axis))
+        out = spectra if kernel.shape == spectra.shape else None
+        return np.asarray(np.squeeze(np.multiply(kernel, spectra, out=out), axis))
     product: NDArray[Any] = np.einsum(
         "gocf,gcf->gof" if axis == 2 else "gocf,gof->gcf", kernel, spectra[:, 0] if axis == 2 else spectra[:, :, 0]
     )
     return product
+
+
+def _bare(axis: Axis) -> bool:
+    """Whether nothing that is sent to the border of the axis comes back."""
+    return axis.mode == "zeros" or axis.copied(0, axis.padded) == (0, axis.padded)
+
+
+def _lattice(axis: Axis) -> tuple[int, int]:
+    """The samples of a phase, on the extended input, that A^T y has to be known at."""
+    first, last = axis.copied(0, axis.padded) if _bare(axis) else (0, axis.padded)
+    return first // axis.stride, -(-last // axis.stride)
 
 
 def tile_sides(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -154,24 +175,25 @@ def tile_sides(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     kernels = geometry.out_channels * geometry.in_channels // geometry.groups * math.prod(geometry.stride)
     reach = [(axis.span - 1) // axis.stride for axis in geometry.axes]
     tile = tuple(
-        _tile_side(-(-axis.padded // axis.stride), r, geometry.ndim, kernels)
-        for axis, r in zip(geometry.axes, reach, strict=True)
+        _tile_side(max(axis.output, last - first), r, geometry.ndim, kernels)
+        for axis, r, (first, last) in zip(geometry.axes, reach, map(_lattice, geometry.axes), strict=True)
     )
     return tile, tuple(side - r for side, r in zip(tile, reach, strict=True))
 
 
 def _tile_side(lattice: int, reach: int, dims: int, kernels: int) -> int:
-    """The side of a tile: a fast length that covers the axis, or that wastes little on the overlap.
+    """The side of a tile: of the fast lengths up to the longest, the one whose tiles have the fewest samples in all.
 
     Many pairs of channels have smaller tiles, so that their transformed kernels take a bounded amount of memory.
     """
     from scipy import fft
 
-    whole = int(fft.next_fast_len(lattice + reach, real=True))
-    samples = min(TILE_SAMPLES**2, KERNEL_SAMPLES / kernels)
+    samples = min(TILE_SAMPLES[dims] ** dims, KERNEL_SAMPLES / kernels)
     longest = max(round(samples ** (1 / dims)), 2 * reach + 8)
-    if whole <= longest:
-        return whole
-    # tiles of equal steps, so that the last is not nearly empty
-    pieces = -(-lattice // (longest - reach))
-    return int(fft.next_fast_len(-(-lattice // pieces) + reach, real=True))
+    fewest = -(-lattice // max(1, longest - reach))
+    sides = {
+        pieces: int(fft.next_fast_len(-(-lattice // pieces) + reach, real=True))
+        for pieces in range(fewest, min(lattice, 2 * fewest + 1) + 1)
+    }
+    # among equals the shortest: they are shared by threads
+    return min((pieces * side, side) for pieces, side in sides.items())[1]

@@ -45,6 +45,15 @@ def read_columns(rows: NDArray[Any], axis: Axis, offset: int, out: NDArray[Any])
             out[..., a:b] = rows[..., axis.strided(offset, a, b)]
 
 
+def view_tile(x: NDArray[Any], axes: Sequence[Axis], start: Sequence[int], sides: Sequence[int]) -> NDArray[Any] | None:
+    """A tile of the extended image as a view of the image, if it is all there; strides are not for tiles of a view."""
+    if any(axis.copied(a, a + side) != (a, a + side) for axis, a, side in zip(axes, start, sides, strict=True)):
+        return None
+    inside = (slice(a - axis.lo, a - axis.lo + side) for axis, a, side in zip(axes, start, sides, strict=True))
+    view: NDArray[Any] = x[(slice(None), *inside)]
+    return view
+
+
 def read_tile(
     x: NDArray[Any], axes: Sequence[Axis], offsets: Sequence[int], start: Sequence[int], out: NDArray[Any]
 ) -> None:
@@ -62,8 +71,10 @@ def read_tile(
         else:
             part = part.take(axis.strided(offset, first, first + count), axis=dim)
             box.append(slice(None))
-    if part.shape != out.shape:
-        out[...] = 0
+    for dim, (kept, count) in enumerate(zip(box[1:], out.shape[1:], strict=True), start=1):
+        if kept != slice(None):
+            out[_at(dim, slice(0, kept.start))] = 0
+            out[_at(dim, slice(kept.stop, count))] = 0
     out[tuple(box)] = part
 
 

@@ -9,7 +9,7 @@ the blocks of the transposed axis matrices.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,14 @@ from convmat.matrix import axis_matrix
 from convmat.products.blas import matmul
 from convmat.products.threads import Pool, Scratch, workers
 
-ROWS = 64
-"""Rows of a block of an axis matrix."""
+ROWS = 48
+"""Rows of a block of an axis matrix that is a product of its own."""
+
+COLUMNS = 16
+"""Rows of a block of the last axis matrix, where equal blocks are one stack of products: small, so few zeros."""
+
+MOST = 64
+"""Rows of the largest blocks."""
 
 THREAD_WORK = 2**16
 """Samples of the image below which a second thread does not pay."""
@@ -54,11 +60,16 @@ def separable_rank(geometry: Geometry, weight: NDArray[Any]) -> int | None:
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows [start, stop) of an axis matrix, as dense pieces over ranges of columns: (first, last, (rows, columns))."""
+    """Rows [start, stop) of an axis matrix, as dense pieces over ranges of columns: (first, last, (rows, columns)).
+
+    A block that repeats has one piece, which stands for equal ones, each `shift` columns to the right of the one above.
+    """
 
     start: int
     stop: int
     pieces: tuple[tuple[int, int, NDArray[Any]], ...]
+    repeats: int = 1
+    shift: int = 0
 
 
 def _blocks(matrix: Any, rows: int) -> list[_Block]:
@@ -77,26 +88,50 @@ def _blocks(matrix: Any, rows: int) -> list[_Block]:
     return blocks
 
 
+def _joined(blocks: list[_Block]) -> list[_Block]:
+    """The blocks, with equal ones that follow each other at equal distances as one."""
+    joined: list[_Block] = []
+    for block in blocks:
+        last = joined[-1] if joined else None
+        if last is not None and len(block.pieces) == len(last.pieces) == 1:
+            (a, _, above), (b, _, dense) = last.pieces[0], block.pieces[0]
+            shift = b - a - (last.repeats - 1) * last.shift
+            if np.array_equal(above, dense) and (last.repeats == 1 or shift == last.shift):
+                joined[-1] = replace(last, stop=block.stop, repeats=last.repeats + 1, shift=shift)
+                continue
+        joined.append(block)
+    return joined
+
+
 @dataclass(frozen=True)
 class Term:
-    """One separable product: from a channel, to a channel, the blocks of each axis matrix."""
+    """One separable product: from a channel, to a channel, the blocks of each axis matrix, joined for the last axis."""
 
     source: int
     target: int
     axes: list[list[_Block]]
 
     @classmethod
-    def of(cls, source: int, target: int, matrices: Sequence[Any], rows: Sequence[int] | None = None) -> Term:
-        """From the sparse matrix of each axis, in blocks of so many rows."""
-        heights = rows or [ROWS] * len(matrices)
-        return cls(source, target, [_blocks(m.tocsr(), height) for m, height in zip(matrices, heights, strict=True)])
+    def of(cls, source: int, target: int, matrices: Sequence[Any]) -> Term:
+        """From the sparse matrix of each axis."""
+        *leading, last = (matrix.tocsr() for matrix in matrices)
+        axes = [_blocks(matrix, _height(matrix, ROWS)) for matrix in leading]
+        return cls(source, target, [*axes, _joined(_blocks(last, _height(last, COLUMNS)))])
+
+
+def _height(matrix: Any, usual: int) -> int:
+    """Rows of a block: less where a stride widens its window, more where the transpose of one narrows it."""
+    rows, columns = matrix.shape
+    stride = max(1, round(columns / max(1, rows)))
+    spread = max(1, round(rows / max(1, columns)))
+    return min(MOST, max(COLUMNS, usual // stride) + COLUMNS * (spread - 1))
 
 
 class Separable:
     """A x and A^T y as a sum of separable products: the method of kernels of low rank, right for every kernel."""
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
-        kernel, rows = geometry.kernel(weight), [max(8, ROWS // axis.stride) for axis in geometry.axes]
+        kernel = geometry.kernel(weight)
         outs, ins = kernel.shape[0] // geometry.groups, kernel.shape[1]
         down: list[Term] = []
         up: list[Term] = []
@@ -104,7 +139,7 @@ class Separable:
             place = out // outs * ins + channel
             for vectors in separate(kernel[out, channel]):
                 matrices = [axis_matrix(axis, vector) for axis, vector in zip(geometry.axes, vectors, strict=True)]
-                down.append(Term.of(place, out, matrices, rows))
+                down.append(Term.of(place, out, matrices))
                 up.append(Term.of(out, place, [matrix.T for matrix in matrices]))
         self._down = AxisProducts(down, (geometry.out_channels, *geometry.output_size))
         self._up = AxisProducts(up, (geometry.in_channels, *geometry.input_size))
@@ -190,9 +225,13 @@ def _right(half: NDArray[Any], block: _Block, out: NDArray[Any], scratch: Scratc
     if not block.pieces and not add:
         out[...] = 0
     for number, (first, last, dense) in enumerate(block.pieces):
+        (row, item), rows = half.strides, len(half)
+        size = block.repeats, rows, last - first
+        windows = np.lib.stride_tricks.as_strided(half[:, first:], size, (block.shift * item, row, item))
+        target = out.reshape(rows, block.repeats, -1).swapaxes(0, 1)
         if number == 0 and not add:
-            matmul(half[:, first:last], dense.T, out)
+            matmul(windows, dense.T, target)
         else:
-            more = scratch.array("more", out.shape, half.dtype)
-            matmul(half[:, first:last], dense.T, more)
-            out += more
+            more = scratch.array("more", target.shape, half.dtype)
+            matmul(windows, dense.T, more)
+            target += more
