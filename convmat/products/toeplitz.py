@@ -264,60 +264,55 @@ class _Down:
 
 
 class _ShiftedDown(_Down):
-    """The taps of the columns stacked in the result of the product, whose shifted sum is the output."""
+    """The shifts of the columns stacked in the result of the product, whose shifted sum is the output."""
 
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None) -> None:
-        groups, outs, ins, row_taps, col_taps = kernel.shape
+        groups, outs, ins, row_taps, _ = kernel.shape
         b = min(rows.output, block or shifted_block(cols, outs))
-        block_bytes = (
-            groups * (-(-col_taps // cols.stride) * outs + ins * rows.stride) * b * cols.output * kernel.itemsize
+        reads = cols.lattice()  # tap k reads column m + shift of its phase
+        self._shifts = sorted({shift for shift, _ in reads})
+        self._phases = sorted({phase for _, phase in reads})
+        row_bytes = (len(self._shifts) * outs + ins * len(self._phases) * rows.stride) * cols.output * kernel.itemsize
+        super().__init__(rows, cols, b, groups * b * row_bytes, kernel.size * rows.output * cols.output)
+        matrix = np.zeros(
+            (groups, len(self._shifts), outs, b, self._window, ins, len(self._phases)), dtype=kernel.dtype
         )
-        super().__init__(rows, cols, b, block_bytes, kernel.size * rows.output * cols.output)
-        phases = [[k for k, (_, at) in enumerate(self._reads) if at == phase] for phase in range(cols.stride)]
-        self._phases = [(phase, taps) for phase, taps in enumerate(phases) if taps]
-        self._toeplitz = []
-        for _, taps in self._phases:
-            matrix = np.zeros((groups, len(taps), outs, b, self._window, ins), dtype=kernel.dtype)
-            for j in range(b):
-                for k in range(row_taps):
-                    at = rows.stride * j + rows.dilation * k
-                    matrix[:, :, :, j, at] = kernel[:, :, :, k][..., taps].transpose(0, 3, 1, 2)
-            self._toeplitz.append(matrix.reshape(groups, len(taps) * outs * b, self._window * ins))
+        for i, j in itertools.product(range(b), range(row_taps)):
+            for k, (shift, phase) in enumerate(reads):
+                t, p = self._shifts.index(shift), self._phases.index(phase)
+                matrix[:, t, :, i, rows.stride * i + rows.dilation * j, :, p] = kernel[:, :, :, j, k]
+        self._toeplitz = matrix.reshape(groups, len(self._shifts) * outs * b, -1)
 
     def rows(self, scratch: Scratch, piece: NDArray[Any], out: NDArray[Any], skip: int) -> None:
         groups, ins, height, _ = piece.shape
-        outs, b, width = out.shape[1], self._block, self._width
+        outs, b, width, phases = out.shape[1], self._block, self._width, len(self._phases)
         blocks = (out.shape[2] + skip) // b
+        columns = self._shifts[-1] + width
+        plane = piece[:, :, :, None].transpose(0, 2, 1, 3, 4)  # (G, R, C_in / G, phases, N)
+        if ins > 1 or self._cols.stride > 1 or self._cols.lo or self._cols.hi:
+            plane = scratch.array("plane", (groups, height, ins, phases, columns), piece.dtype)
+            for p, phase in enumerate(self._phases):
+                read_columns(piece, self._cols, phase, plane[:, :, :, p].transpose(0, 2, 1, 3))
+        group, row, _, column, item = plane.strides
+        windows = np.lib.stride_tricks.as_strided(
+            plane,
+            (groups, blocks, self._window * ins * phases, columns),
+            (group, row * b * self._row_stride, row if ins * phases == 1 else column, item),
+        )
+        sums = scratch.array("sums", (groups, blocks, self._toeplitz.shape[1], columns), plane.dtype)
+        matmul(self._toeplitz[:, None], windows, sums)
+        sums = sums.reshape(groups, blocks, len(self._shifts), outs, b, columns)
+        terms = [
+            sums[:, :, t, :, skip:, shift : shift + width].transpose(0, 2, 1, 3, 4)
+            for t, shift in enumerate(self._shifts)
+        ]
         target = out.reshape(groups, outs, blocks, b - skip, width)
-        waiting: NDArray[Any] | None = None
-        written = False
-        for (phase, taps), toeplitz in zip(self._phases, self._toeplitz, strict=True):
-            columns = self._reads[taps[-1]][0] + width
-            plane = piece.transpose(0, 2, 1, 3)  # (G, R, C_in / G, N)
-            if ins > 1 or self._cols.stride > 1 or self._cols.lo or self._cols.hi:
-                plane = scratch.array("plane", (groups, height, ins, columns), piece.dtype)
-                read_columns(piece, self._cols, phase, plane.transpose(0, 2, 1, 3))
-            group, row, channel, item = plane.strides
-            windows = np.lib.stride_tricks.as_strided(
-                plane,
-                (groups, blocks, self._window * ins, columns),
-                (group, row * b * self._row_stride, row if ins == 1 else channel, item),
-            )
-            sums = scratch.array(f"sums {phase}", (groups, blocks, toeplitz.shape[1], columns), plane.dtype)
-            matmul(toeplitz[:, None], windows, sums)
-            sums = sums.reshape(groups, blocks, len(taps), outs, b, columns)
-            for i, k in enumerate(taps):
-                shift = self._reads[k][0]
-                term = sums[:, :, i, :, skip:, shift : shift + width].transpose(0, 2, 1, 3, 4)
-                if written:
-                    np.add(target, term, out=target)
-                elif waiting is not None:
-                    np.add(waiting, term, out=target)
-                    written = True
-                else:
-                    waiting = term
-        if not written and waiting is not None:
-            target[...] = waiting
+        if len(terms) == 1:
+            target[...] = terms[0]
+            return
+        np.add(terms[0], terms[1], out=target)
+        for term in terms[2:]:
+            np.add(target, term, out=target)
 
 
 class _LoweredDown(_Down):
