@@ -91,6 +91,11 @@ class Axis:
         """Whether no output reads beyond the input, so that the padding mode makes no difference."""
         return self.interior == (0, self.output)
 
+    @property
+    def sends_nothing_back(self) -> bool:
+        """Whether the transpose adds nothing of the border of the extended input to the input: zeros, or no border."""
+        return self.mode == "zeros" or (self.lo <= 0 and self.hi <= 0)
+
     def reach(self, outputs: Index) -> Index:
         """Positions s m + d k - lo, counted from the first input sample, before the padding mode. (len, K)"""
         taps = np.arange(self.taps, dtype=np.int64)

@@ -75,7 +75,7 @@ class Fft:
         geometry, (groups, outs, ins) = self._geometry, self._shape
         x = np.empty((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
         # what goes to a border is folded back at the end; into zeros it is lost
-        into = [axis if _bare(axis) else Axis(axis.padded, 1, axis.stride) for axis in self._axes]
+        into = [axis if axis.sends_nothing_back else Axis(axis.padded, 1, axis.stride) for axis in self._axes]
         bare = into == list(self._axes)
         sent = x if bare else np.empty((*x.shape[:2], *(axis.size for axis in into)), dtype=y.dtype)
         plain = [Axis(m, 1, lo=reach, hi=0) for m, reach in zip(geometry.output_size, self._reach, strict=True)]
@@ -159,14 +159,9 @@ def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray
     return product
 
 
-def _bare(axis: Axis) -> bool:
-    """Whether nothing that is sent to the border of the axis comes back."""
-    return axis.mode == "zeros" or axis.copied(0, axis.padded) == (0, axis.padded)
-
-
 def _lattice(axis: Axis) -> tuple[int, int]:
     """The samples of a phase, on the extended input, that A^T y has to be known at."""
-    first, last = axis.copied(0, axis.padded) if _bare(axis) else (0, axis.padded)
+    first, last = axis.copied(0, axis.padded) if axis.sends_nothing_back else (0, axis.padded)
     return first // axis.stride, -(-last // axis.stride)
 
 

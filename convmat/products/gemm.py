@@ -27,7 +27,10 @@ class Gemm:
         self._geometry = geometry
         kernel = geometry.kernel(weight)
         self._down = _Lowered(geometry, kernel)
-        self._reversed = _Lowered(*_reverse(geometry, kernel)) if set(geometry.stride) == {1} else None
+        self._borderless = all(axis.sends_nothing_back for axis in geometry.axes)
+        self._reversed = (
+            _Lowered(*_reverse(geometry, kernel, self._borderless)) if set(geometry.stride) == {1} else None
+        )
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
@@ -36,6 +39,8 @@ class Gemm:
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
         geometry = self._geometry
+        if self._reversed is not None and self._borderless:
+            return self._reversed.correlate(y)
         x = np.zeros((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
         if self._reversed is None:
             self._down.send_back(y, x)
@@ -45,16 +50,21 @@ class Gemm:
         return x
 
 
-def _reverse(geometry: Geometry, kernel: NDArray[Any]) -> tuple[Geometry, NDArray[Any]]:
-    """A^T y on the extended image, for stride 1: y in a border of zeros, correlated with the flipped kernel."""
+def _reverse(geometry: Geometry, kernel: NDArray[Any], borderless: bool) -> tuple[Geometry, NDArray[Any]]:
+    """A^T y for stride 1: y in a border of zeros, correlated with the flipped kernel.
+
+    On the extended image, whose border is folded back afterwards; or on the image alone, if nothing comes back.
+    """
     groups, (outs, ins, *taps) = geometry.groups, kernel.shape
     flipped = np.flip(kernel, axis=tuple(range(2, kernel.ndim)))
     swapped = flipped.reshape(groups, outs // groups, ins, *taps).swapaxes(1, 2)
-    border = tuple((axis.span - 1, axis.span - 1) for axis in geometry.axes)
+    cut = [(axis.lo, axis.hi) if borderless else (0, 0) for axis in geometry.axes]
+    reach = [axis.span - 1 for axis in geometry.axes]
+    border = tuple((r - lo, r - hi) for r, (lo, hi) in zip(reach, cut, strict=True))
     return replace(
         geometry,
         input_size=geometry.output_size,
-        output_size=tuple(axis.padded for axis in geometry.axes),
+        output_size=geometry.input_size if borderless else tuple(axis.padded for axis in geometry.axes),
         padding=border,
         padding_mode="zeros",
         in_channels=geometry.out_channels,
