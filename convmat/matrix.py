@@ -474,6 +474,8 @@ class _Line:
 
 def _order(rows: Rows, times: int) -> NDArray[np.int64]:
     """The order in which the entries (offset, entry) of some rows, flat, lie in a line: by row, offset, and entry."""
+    if times == 1:
+        return np.arange(rows.entries)
     starts = rows.ptr[:-1]
     counts = rows.ptr[1:] - starts
     first = np.arange(rows.entries) + np.repeat((times - 1) * starts, counts)

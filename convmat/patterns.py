@@ -97,6 +97,8 @@ class Band:
 
     def all_rows(self) -> Rows:
         """The rows one by one, nothing repeated."""
+        if not self.repeats and not self.tail.count:
+            return self.head
         moves = self.advance * np.arange(self.repeats, dtype=np.int64)
         cols = (moves[:, None] + self.body.cols).reshape(-1)
         ptr = np.concatenate([[0], np.cumsum(self.counts())])

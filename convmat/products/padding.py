@@ -110,12 +110,13 @@ def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -
     extended = np.empty((*x.shape[:dim], stop - start, *x.shape[dim + 1 :]), dtype=x.dtype)
     extended[_at(dim, slice(first - start, last - start))] = inner
     for a, b in ((start, first), (last, stop)):
-        source = axis.extension(a, b)
+        if a == b:
+            continue
         border = extended[_at(dim, slice(a - start, b - start))]
         if axis.mode == "zeros":
             border[...] = 0
-        elif source.size:
-            border[...] = x.take(source, axis=dim)
+        else:
+            border[...] = x.take(axis.extension(a, b), axis=dim)
     return extended
 
 
