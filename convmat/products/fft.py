@@ -75,8 +75,8 @@ class Fft:
         geometry, (groups, outs, ins) = self._geometry, self._shape
         x = np.empty((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
         # what goes to a border is folded back at the end; into zeros it is lost
-        into = [axis if axis.sends_nothing_back else Axis(axis.padded, 1, axis.stride) for axis in self._axes]
-        bare = into == list(self._axes)
+        bare = all(axis.sends_nothing_back for axis in self._axes)
+        into = self._axes if bare else tuple(Axis(axis.padded, 1, axis.stride) for axis in self._axes)
         sent = x if bare else np.empty((*x.shape[:2], *(axis.size for axis in into)), dtype=y.dtype)
         plain = [Axis(m, 1, lo=reach, hi=0) for m, reach in zip(geometry.output_size, self._reach, strict=True)]
 
@@ -101,7 +101,7 @@ class Fft:
 
         if not bare or any(axis.lo < 0 or axis.hi < 0 for axis in self._axes):
             x[...] = 0  # what a crop leaves out is read by nobody
-        self._run(tile, len(y), [_lattice(axis) for axis in self._axes])
+        self._run(tile, len(y), [lattice(axis) for axis in self._axes])
         if not bare:
             for piece, image in zip(sent, x, strict=True):
                 fold(piece, self._axes, 0, image)
@@ -142,8 +142,8 @@ class Fft:
         *outer, last = kept
         leading = tuple(range(-len(kept), -1))
         tiles = fft.ifftn(spectra, axes=leading, overwrite_x=True) if outer else spectra
-        tiles = tiles[(..., *outer, slice(None))]
-        side = self._tile[-1]
+        rows: Any = (..., *outer, slice(None))
+        tiles, side = tiles[rows], self._tile[-1]
         tiles = fft.ifft(tiles, side) if self._complex else fft.irfft(tiles, side)
         return np.asarray(tiles[..., last])
 
@@ -159,7 +159,7 @@ def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray
     return product
 
 
-def _lattice(axis: Axis) -> tuple[int, int]:
+def lattice(axis: Axis) -> tuple[int, int]:
     """The samples of a phase, on the extended input, that A^T y has to be known at."""
     first, last = axis.copied(0, axis.padded) if axis.sends_nothing_back else (0, axis.padded)
     return first // axis.stride, -(-last // axis.stride)
@@ -171,12 +171,12 @@ def tile_sides(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     reach = [(axis.span - 1) // axis.stride for axis in geometry.axes]
     tile = tuple(
         _tile_side(max(axis.output, last - first), r, geometry.ndim, kernels)
-        for axis, r, (first, last) in zip(geometry.axes, reach, map(_lattice, geometry.axes), strict=True)
+        for axis, r, (first, last) in zip(geometry.axes, reach, map(lattice, geometry.axes), strict=True)
     )
     return tile, tuple(side - r for side, r in zip(tile, reach, strict=True))
 
 
-def _tile_side(lattice: int, reach: int, dims: int, kernels: int) -> int:
+def _tile_side(needed: int, reach: int, dims: int, kernels: int) -> int:
     """The side of a tile: of the fast lengths up to the longest, the one whose tiles have the fewest samples in all.
 
     Many pairs of channels have smaller tiles, so that their transformed kernels take a bounded amount of memory.
@@ -185,10 +185,10 @@ def _tile_side(lattice: int, reach: int, dims: int, kernels: int) -> int:
 
     samples = min(TILE_SAMPLES[dims] ** dims, KERNEL_SAMPLES / kernels)
     longest = max(round(samples ** (1 / dims)), 2 * reach + 8)
-    fewest = -(-lattice // max(1, longest - reach))
+    fewest = -(-needed // max(1, longest - reach))
     sides = {
-        pieces: int(fft.next_fast_len(-(-lattice // pieces) + reach, real=True))
-        for pieces in range(fewest, min(lattice, 2 * fewest + 1) + 1)
+        pieces: int(fft.next_fast_len(-(-needed // pieces) + reach, real=True))
+        for pieces in range(fewest, min(needed, 2 * fewest + 1) + 1)
     }
     # among equals the shortest: they are shared by threads
     return min((pieces * side, side) for pieces, side in sides.items())[1]

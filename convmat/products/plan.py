@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from convmat.geometry import Geometry
 from convmat.products.fft import THREAD_WORK as FFT_WORK
-from convmat.products.fft import tile_sides
+from convmat.products.fft import lattice, tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES
-from convmat.products.separable import ROWS
+from convmat.products.separable import COLUMNS, ROWS, block_height
 from convmat.products.separable import THREAD_WORK as SEPARABLE_WORK
 from convmat.products.threads import workers
 from convmat.products.toeplitz import BAND_BYTES, lowers, shifted_block
@@ -120,8 +120,10 @@ def _gemm(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     if transpose and set(g.stride) != {1}:
         return {**counts, "step": bands * taps, "run": lowered / g.output_size[-1], "added": lowered}
     if transpose:
-        copied = g.out_channels * taps * math.prod(a.padded for a in g.axes)
-        return {**counts, "copied": copied, "run": copied / g.axes[-1].padded}
+        size = [a.size if a.sends_nothing_back else a.padded for a in g.axes]
+        copied = g.out_channels * taps * math.prod(size)
+        work = multiplications / outputs * math.prod(size)
+        return {**counts, "multiplication": work, "copied": copied, "run": copied / size[-1]}
     return {**counts, ("copied" if g.stride[-1] == 1 else "gathered"): lowered, "run": lowered / g.output_size[-1]}
 
 
@@ -158,17 +160,19 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
             ("copied" if cols.stride == 1 else "gathered"): planes * lowered,
             _work(outs // g.groups): planes * outs * ins / g.groups * rows.taps * cols.taps * rows.output * cols.output,
         }
-    window = (min(rows.output, shifted_block(cols, outs // g.groups)) - 1) * rows.stride + rows.span
-    stacked = outs * -(-cols.taps // cols.stride) * rows.output
-    bands = max(1, (ins * read + stacked) * cols.output * itemsize / BAND_BYTES)
+    block = min(rows.output, shifted_block(cols, outs // g.groups))
+    reads = cols.lattice()
+    shifts, phases = len({shift for shift, _ in reads}), len({phase for _, phase in reads})
+    window = (block - 1) * rows.stride + rows.span
+    bands = max(1, (ins * read * phases + outs * shifts * rows.output) * cols.output * itemsize / BAND_BYTES)
     return {
         "call": 1,
-        "step": planes * (outer + bands * (cols.stride + cols.taps)),
-        "run": planes * (ins * read * cols.stride + outs * cols.taps * rows.output),
-        "product": planes * g.groups * rows.output * cols.stride / 2,
-        ("copied" if cols.stride == 1 else "gathered"): planes * ins * read * cols.padded,
-        "summed": planes * outs * cols.taps * rows.output * cols.output,
-        "multiplication": planes * outs * ins / g.groups * window * cols.taps * rows.output * cols.output,
+        "step": planes * (outer + bands * (phases + shifts)),
+        "run": planes * (ins * read * phases + outs * shifts * rows.output),
+        "product": planes * g.groups * rows.output / block,
+        ("copied" if cols.stride == 1 else "gathered"): planes * ins * read * cols.output * phases,
+        "summed": planes * outs * shifts * rows.output * cols.output,
+        "multiplication": planes * outs * ins / g.groups * window * phases * shifts * rows.output * cols.output,
     }
 
 
@@ -198,9 +202,10 @@ def _line(g: Geometry, transpose: bool) -> Counts:
 
 def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     tile, step = tile_sides(g)
-    size = [-(-a.padded // a.stride) for a in g.axes] if transpose else g.output_size
-    tiles = math.prod(-(-n // s) for n, s in zip(size, step, strict=True))
+    ranges = [lattice(a) for a in g.axes] if transpose else [(0, m) for m in g.output_size]
+    tiles = math.prod(-(-(last - first) // s) for (first, last), s in zip(ranges, step, strict=True))
     samples, phases = math.prod(tile), math.prod(g.stride)
+    bare = not transpose or all(a.sends_nothing_back for a in g.axes)
     images = g.in_channels * phases + g.out_channels
     return {
         "call": 1,
@@ -209,24 +214,27 @@ def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
         "read": tiles * images * samples,
         "gathered": tiles * g.in_channels * phases * samples if phases > 1 else 0,
         "transformed": tiles * images * samples * math.log2(samples + 1),
+        "folded": 0 if bare else g.in_channels * math.prod(a.padded for a in g.axes),
         "contracted": tiles * samples * g.out_channels * g.in_channels // g.groups * phases,
     }
 
 
 def _separable(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     sizes_in, sizes_out = (g.output_size, g.input_size) if transpose else (g.input_size, g.output_size)
-    multiplications, blocks = 0.0, 1
+    multiplications, heights = 0.0, []
     shape = list(sizes_in)
-    for dim, (axis, out) in enumerate(zip(g.axes, sizes_out, strict=True)):
+    for dim, (axis, read, out) in enumerate(zip(g.axes, sizes_in, sizes_out, strict=True)):
         shape[dim] = out
-        window = (ROWS + axis.span) / axis.stride if transpose else ROWS + axis.span
-        multiplications += math.prod(shape) * min(window, sizes_in[dim])
-        blocks *= -(-out // ROWS) if dim >= g.ndim - 2 else 1
+        heights.append(block_height((out, read), COLUMNS if dim == g.ndim - 1 else ROWS))
+        window = (heights[-1] + axis.span) / axis.stride if transpose else axis.stride * heights[-1] + axis.span
+        multiplications += math.prod(shape) * min(window, read)
     planes = math.prod(sizes_out[:-2])
+    bands = -(-sizes_out[-2] // heights[-2]) if g.ndim > 1 else 1
     return {
         "call": 1,
         "term": rank,
-        "block": rank * planes * blocks,
+        "block": rank * planes * bands,
+        "product": rank * planes * bands * -(-sizes_out[-1] // heights[-1]),
         "multiplication": rank * multiplications,
         "copied": rank * math.prod(sizes_out),
     }

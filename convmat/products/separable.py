@@ -115,15 +115,14 @@ class Term:
     def of(cls, source: int, target: int, matrices: Sequence[Any]) -> Term:
         """From the sparse matrix of each axis."""
         *leading, last = (matrix.tocsr() for matrix in matrices)
-        axes = [_blocks(matrix, _height(matrix, ROWS)) for matrix in leading]
-        return cls(source, target, [*axes, _joined(_blocks(last, _height(last, COLUMNS)))])
+        axes = [_blocks(matrix, block_height(matrix.shape, ROWS)) for matrix in leading]
+        return cls(source, target, [*axes, _joined(_blocks(last, block_height(last.shape, COLUMNS)))])
 
 
-def _height(matrix: Any, usual: int) -> int:
+def block_height(shape: tuple[int, int], usual: int) -> int:
     """Rows of a block: less where a stride widens its window, more where the transpose of one narrows it."""
-    rows, columns = matrix.shape
-    stride = max(1, round(columns / max(1, rows)))
-    spread = max(1, round(rows / max(1, columns)))
+    rows, columns = shape
+    stride, spread = max(1, round(columns / max(1, rows))), max(1, round(rows / max(1, columns)))
     return min(MOST, max(COLUMNS, usual // stride) + COLUMNS * (spread - 1))
 
 
