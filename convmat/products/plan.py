@@ -27,6 +27,9 @@ MATRIX_LIMIT = 2**20
 """Stored entries up to which "auto" may build the matrix: about 12 megabytes."""
 
 
+THIN = 8
+"""Rows up to which a matrix product is far from the speed of a large one."""
+
 CACHED = 2**19
 """Bytes of input and output that stay in a core's caches from one product to the next; what is beyond is streamed."""
 
@@ -116,15 +119,18 @@ def _gemm(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     lowered = g.in_channels * taps * outputs
     bands = -(-lowered * itemsize // LOWERED_BYTES)
     multiplications = outputs * g.out_channels * g.in_channels // g.groups * taps
-    counts: Counts = {"call": 1, "product": bands * g.groups, "multiplication": multiplications}
+    counts: Counts = {"call": 1, "product": bands * g.groups}
+    ins, outs = g.in_channels // g.groups, g.out_channels // g.groups
     if transpose and set(g.stride) != {1}:
-        return {**counts, "step": bands * taps, "run": lowered / g.output_size[-1], "added": lowered}
+        sent = {"step": bands * taps, "run": lowered / g.output_size[-1], "added": lowered}
+        return {**counts, **sent, **_folding(g, bands), _work(ins * taps): multiplications}
     if transpose:
         size = [a.size if a.sends_nothing_back else a.padded for a in g.axes]
         copied = g.out_channels * taps * math.prod(size)
         work = multiplications / outputs * math.prod(size)
-        return {**counts, "multiplication": work, "copied": copied, "run": copied / size[-1]}
-    return {**counts, ("copied" if g.stride[-1] == 1 else "gathered"): lowered, "run": lowered / g.output_size[-1]}
+        return {**counts, **_folding(g, 1), _work(ins): work, "copied": copied, "run": copied / size[-1]}
+    gathered = "copied" if g.stride[-1] == 1 else "gathered"
+    return {**counts, _work(outs): multiplications, gathered: lowered, "run": lowered / g.output_size[-1]}
 
 
 def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
@@ -147,6 +153,7 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
             "product": planes * g.groups * rows.padded / rows.stride,
             "copied": planes * outs * shifts * rows.output * width,
             "written": planes * sent * (1 if cols.stride == 1 else 3),
+            **_folding(g, planes * bands),
             _work(ins * rows.stride * cols.stride // g.groups): planes * sent * outs / g.groups * (reach + 1) * shifts,
         }
     if lowers(rows, ins // g.groups, outs // g.groups):
@@ -172,13 +179,36 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
         "product": planes * g.groups * rows.output / block,
         ("copied" if cols.stride == 1 else "gathered"): planes * ins * read * cols.output * phases,
         "summed": planes * outs * shifts * rows.output * cols.output,
-        "multiplication": planes * outs * ins / g.groups * window * phases * shifts * rows.output * cols.output,
+        _work(shifts * block * outs // g.groups): planes
+        * outs
+        * ins
+        / g.groups
+        * window
+        * phases
+        * shifts
+        * rows.output
+        * cols.output,
+    }
+
+
+def _folding(g: Geometry, bands: float) -> Counts:
+    """What folding the border back takes: its lines, one by one for each band, and a pass over the extended image."""
+    if all(axis.sends_nothing_back for axis in g.axes):
+        return {}
+    lines = [axis.padded - axis.size for axis in g.axes]
+    return {
+        "border line": lines[0] + bands * sum(lines[1:]),
+        "folded": g.in_channels * math.prod(axis.padded for axis in g.axes),
     }
 
 
 def _work(rows: int) -> str:
-    """A product with a single row is one of a matrix and a vector, which BLAS does at the speed of memory."""
-    return "multiplication" if rows > 1 else "vector"
+    """A product with a single row is one of a matrix and a vector, which BLAS does at the speed of memory; with a few
+    rows, it packs more than it multiplies.
+    """
+    if rows == 1:
+        return "vector"
+    return "thin" if rows <= THIN else "multiplication"
 
 
 def _line(g: Geometry, transpose: bool) -> Counts:
@@ -188,15 +218,17 @@ def _line(g: Geometry, transpose: bool) -> Counts:
     window, reach = (block - 1) * axis.stride + axis.span, (axis.span - 1) // axis.stride
     if transpose:
         blocks = axis.padded / axis.stride / block
-        lowered, wide = outs * (reach + block), ins * block * axis.stride
+        runs, lowered, wide = outs, outs * (reach + block), ins * block * axis.stride
     else:
         blocks = axis.output / block
-        lowered, wide = ins * window, outs * block
+        runs, lowered, wide = ins, ins * window, outs * block
     return {
-        "call": 1,
-        "copied": blocks * g.groups * lowered,
-        "multiplication": blocks * g.groups * lowered * wide,
-        "written": blocks * g.groups * wide,
+        "line": 1,
+        **(_folding(g, 1) if transpose else {}),
+        "line run": blocks * g.groups * runs,
+        "line copied": blocks * g.groups * lowered,
+        "line multiplication": blocks * g.groups * lowered * wide,
+        "line written": blocks * g.groups * wide,
     }
 
 
@@ -205,7 +237,6 @@ def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     ranges = [lattice(a) for a in g.axes] if transpose else [(0, m) for m in g.output_size]
     tiles = math.prod(-(-(last - first) // s) for (first, last), s in zip(ranges, step, strict=True))
     samples, phases = math.prod(tile), math.prod(g.stride)
-    bare = not transpose or all(a.sends_nothing_back for a in g.axes)
     images = g.in_channels * phases + g.out_channels
     return {
         "call": 1,
@@ -214,20 +245,20 @@ def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
         "read": tiles * images * samples,
         "gathered": tiles * g.in_channels * phases * samples if phases > 1 else 0,
         "transformed": tiles * images * samples * math.log2(samples + 1),
-        "folded": 0 if bare else g.in_channels * math.prod(a.padded for a in g.axes),
+        **(_folding(g, 1) if transpose else {}),
         "contracted": tiles * samples * g.out_channels * g.in_channels // g.groups * phases,
     }
 
 
 def _separable(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     sizes_in, sizes_out = (g.output_size, g.input_size) if transpose else (g.input_size, g.output_size)
-    multiplications, heights = 0.0, []
+    work, heights = [], []
     shape = list(sizes_in)
     for dim, (axis, read, out) in enumerate(zip(g.axes, sizes_in, sizes_out, strict=True)):
         shape[dim] = out
         heights.append(block_height((out, read), COLUMNS if dim == g.ndim - 1 else ROWS))
         window = (heights[-1] + axis.span) / axis.stride if transpose else axis.stride * heights[-1] + axis.span
-        multiplications += math.prod(shape) * min(window, read)
+        work.append(math.prod(shape) * min(window, read))
     planes = math.prod(sizes_out[:-2])
     bands = -(-sizes_out[-2] // heights[-2]) if g.ndim > 1 else 1
     return {
@@ -235,7 +266,8 @@ def _separable(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts
         "term": rank,
         "block": rank * planes * bands,
         "product": rank * planes * bands * -(-sizes_out[-1] // heights[-1]),
-        "multiplication": rank * multiplications,
+        "multiplication": rank * sum(work[:-1]),
+        "narrow multiplication": rank * work[-1],
         "copied": rank * math.prod(sizes_out),
     }
 
@@ -249,167 +281,217 @@ COUNTS: dict[str, Callable[[Geometry, bool, int, int], Counts]] = {
 }
 
 COST: dict[tuple[str, str, str], dict[str, float]] = {
-    ("matrix", "forward", "single"): {"call": 5730.0, "entry": 0.737, "row": 0.245, "streamed": 0.00831},
-    ("matrix", "forward", "double"): {"call": 5520.0, "entry": 0.727, "row": 0.334, "streamed": 0.00615},
-    ("matrix", "transpose", "single"): {"call": 6330.0, "entry": 0.772, "row": 0.247, "streamed": 0.0272},
-    ("matrix", "transpose", "double"): {"call": 5890.0, "entry": 0.842, "row": 0.264, "streamed": 0.0},
+    ("matrix", "forward", "single"): {"call": 5750.0, "entry": 0.704, "row": 0.331, "streamed": 0.0116},
+    ("matrix", "forward", "double"): {"call": 5460.0, "entry": 0.74, "row": 0.56, "streamed": 0.0},
+    ("matrix", "transpose", "single"): {"call": 5980.0, "entry": 0.786, "row": 0.162, "streamed": 0.0281},
+    ("matrix", "transpose", "double"): {"call": 5800.0, "entry": 0.835, "row": 0.267, "streamed": 0.0211},
     ("gemm", "forward", "single"): {
-        "call": 46200.0,
-        "copied": 0.214,
-        "gathered": 0.422,
-        "multiplication": 0.0266,
-        "product": 0.0,
-        "run": 10.3,
-        "streamed": 0.164,
+        "call": 46400.0,
+        "copied": 0.243,
+        "gathered": 0.469,
+        "multiplication": 0.0255,
+        "product": 16.1,
+        "run": 8.6,
+        "streamed": 0.0796,
+        "thin": 0.0439,
+        "vector": 0.0,
     },
     ("gemm", "forward", "double"): {
-        "call": 45400.0,
-        "copied": 0.462,
-        "gathered": 0.638,
-        "multiplication": 0.0745,
-        "product": 335.0,
-        "run": 10.1,
-        "streamed": 0.0326,
+        "call": 39000.0,
+        "copied": 0.489,
+        "gathered": 0.713,
+        "multiplication": 0.0566,
+        "product": 584.0,
+        "run": 8.76,
+        "streamed": 0.0498,
+        "thin": 0.1,
+        "vector": 0.0,
     },
     ("gemm", "transpose", "single"): {
-        "added": 2.55,
-        "call": 111000.0,
-        "copied": 0.245,
-        "multiplication": 0.033,
-        "product": 409.0,
-        "run": 9.89,
-        "step": 3650.0,
-        "streamed": 0.233,
+        "added": 2.16,
+        "border line": 7920.0,
+        "call": 51600.0,
+        "copied": 0.216,
+        "folded": 2.38,
+        "multiplication": 0.026,
+        "product": 342.0,
+        "run": 8.91,
+        "step": 3250.0,
+        "streamed": 0.0147,
+        "thin": 0.0399,
+        "vector": 0.0,
     },
     ("gemm", "transpose", "double"): {
-        "added": 3.24,
-        "call": 72000.0,
-        "copied": 0.505,
-        "multiplication": 0.0835,
-        "product": 0.0,
-        "run": 19.4,
-        "step": 3080.0,
-        "streamed": 0.0709,
+        "added": 2.73,
+        "border line": 7320.0,
+        "call": 53700.0,
+        "copied": 0.467,
+        "folded": 2.65,
+        "multiplication": 0.0523,
+        "product": 287.0,
+        "run": 9.75,
+        "step": 3130.0,
+        "streamed": 0.0527,
+        "thin": 0.0638,
+        "vector": 0.0,
     },
     ("toeplitz", "forward", "single"): {
-        "call": 39300.0,
-        "copied": 0.0,
-        "gathered": 0.421,
-        "multiplication": 0.0479,
-        "product": 5.43,
-        "run": 15.2,
-        "step": 10100.0,
-        "streamed": 0.125,
-        "summed": 1.5,
-        "vector": 0.102,
-        "written": 2.53,
+        "call": 36300.0,
+        "copied": 0.21,
+        "gathered": 0.504,
+        "line": 69700.0,
+        "line copied": 2.61,
+        "line multiplication": 0.0,
+        "line run": 3.61,
+        "line written": 2.48,
+        "multiplication": 0.0534,
+        "product": 0.0,
+        "run": 14.1,
+        "step": 9940.0,
+        "streamed": 0.051,
+        "summed": 0.0,
+        "thin": 0.0558,
+        "vector": 0.0708,
     },
     ("toeplitz", "forward", "double"): {
-        "call": 40200.0,
-        "copied": 0.687,
-        "gathered": 0.0,
-        "multiplication": 0.104,
+        "call": 19500.0,
+        "copied": 0.749,
+        "gathered": 0.884,
+        "line": 73600.0,
+        "line copied": 0.0,
+        "line multiplication": 0.179,
+        "line run": 33.3,
+        "line written": 0.0,
+        "multiplication": 0.0876,
         "product": 0.0,
-        "run": 22.2,
-        "step": 9530.0,
-        "streamed": 0.0242,
-        "summed": 2.44,
-        "vector": 0.167,
-        "written": 4.17,
+        "run": 15.6,
+        "step": 10800.0,
+        "streamed": 0.0298,
+        "summed": 1.98,
+        "thin": 0.107,
+        "vector": 0.128,
     },
     ("toeplitz", "transpose", "single"): {
-        "call": 30500.0,
-        "copied": 0.826,
-        "multiplication": 0.0526,
-        "product": 0.0,
-        "run": 7.74,
-        "step": 7230.0,
-        "streamed": 0.0631,
-        "vector": 0.0315,
-        "written": 0.269,
+        "border line": 6610.0,
+        "call": 25100.0,
+        "copied": 0.186,
+        "folded": 1.81,
+        "line": 63900.0,
+        "line copied": 0.0,
+        "line multiplication": 0.0522,
+        "line run": 6.62,
+        "line written": 2.09,
+        "multiplication": 0.0389,
+        "product": 121.0,
+        "run": 8.72,
+        "step": 6720.0,
+        "streamed": 0.123,
+        "thin": 0.06,
+        "vector": 0.0514,
+        "written": 0.072,
     },
     ("toeplitz", "transpose", "double"): {
-        "call": 41400.0,
-        "copied": 1.27,
-        "multiplication": 0.128,
-        "product": 0.0,
-        "run": 11.1,
-        "step": 6820.0,
-        "streamed": 0.0997,
-        "vector": 0.135,
-        "written": 0.304,
+        "border line": 7520.0,
+        "call": 13300.0,
+        "copied": 0.645,
+        "folded": 2.84,
+        "line": 63900.0,
+        "line copied": 0.0,
+        "line multiplication": 0.168,
+        "line run": 8.1,
+        "line written": 0.619,
+        "multiplication": 0.0825,
+        "product": 127.0,
+        "run": 7.01,
+        "step": 7310.0,
+        "streamed": 0.047,
+        "thin": 0.0983,
+        "vector": 0.118,
+        "written": 0.275,
     },
     ("fft", "forward", "single"): {
-        "call": 2910.0,
-        "contracted": 1.27,
-        "gathered": 2.04,
-        "read": 1.63,
-        "step": 17200.0,
-        "streamed": 0.0,
-        "tile": 82600.0,
-        "transformed": 0.126,
-    },
-    ("fft", "forward", "double"): {
-        "call": 81300.0,
-        "contracted": 1.57,
-        "gathered": 1.02,
-        "read": 5.3,
-        "step": 13200.0,
-        "streamed": 0.22,
-        "tile": 0.0,
+        "call": 28800.0,
+        "contracted": 1.23,
+        "gathered": 1.15,
+        "read": 3.44,
+        "step": 19900.0,
+        "streamed": 0.0364,
+        "tile": 69000.0,
         "transformed": 0.0,
     },
+    ("fft", "forward", "double"): {
+        "call": 9460.0,
+        "contracted": 1.42,
+        "gathered": 1.89,
+        "read": 3.97,
+        "step": 17300.0,
+        "streamed": 0.0,
+        "tile": 82900.0,
+        "transformed": 0.102,
+    },
     ("fft", "transpose", "single"): {
-        "call": 53400.0,
-        "contracted": 1.49,
-        "gathered": 1.48,
-        "read": 0.496,
-        "step": 8240.0,
-        "streamed": 0.0873,
-        "tile": 105000.0,
-        "transformed": 0.205,
+        "border line": 5370.0,
+        "call": 50400.0,
+        "contracted": 1.46,
+        "folded": 2.41,
+        "gathered": 0.0,
+        "read": 2.79,
+        "step": 7190.0,
+        "streamed": 0.00434,
+        "tile": 81300.0,
+        "transformed": 0.0,
     },
     ("fft", "transpose", "double"): {
-        "call": 102000.0,
-        "contracted": 1.65,
-        "gathered": 1.19,
-        "read": 5.55,
-        "step": 8430.0,
-        "streamed": 0.171,
-        "tile": 28900.0,
+        "border line": 6190.0,
+        "call": 36000.0,
+        "contracted": 1.55,
+        "folded": 3.13,
+        "gathered": 0.434,
+        "read": 4.96,
+        "step": 6130.0,
+        "streamed": 0.0164,
+        "tile": 82000.0,
         "transformed": 0.0,
     },
     ("separable", "forward", "single"): {
-        "block": 5150.0,
-        "call": 59.3,
+        "block": 35600.0,
+        "call": 9260.0,
         "copied": 0.0,
-        "multiplication": 0.0527,
+        "multiplication": 0.0374,
+        "narrow multiplication": 0.185,
+        "product": 73.8,
         "streamed": 0.0,
-        "term": 18700.0,
+        "term": 2300.0,
     },
     ("separable", "forward", "double"): {
-        "block": 11000.0,
-        "call": 886.0,
-        "copied": 0.0,
-        "multiplication": 0.0931,
-        "streamed": 0.0297,
-        "term": 11600.0,
+        "block": 36900.0,
+        "call": 5980.0,
+        "copied": 1.11,
+        "multiplication": 0.0946,
+        "narrow multiplication": 0.19,
+        "product": 38.1,
+        "streamed": 0.0,
+        "term": 939.0,
     },
     ("separable", "transpose", "single"): {
-        "block": 7270.0,
-        "call": 0.0,
-        "copied": 1.42,
-        "multiplication": 0.0241,
+        "block": 26600.0,
+        "call": 8160.0,
+        "copied": 0.0,
+        "multiplication": 0.0636,
+        "narrow multiplication": 0.112,
+        "product": 114.0,
         "streamed": 0.0,
-        "term": 16000.0,
+        "term": 12500.0,
     },
     ("separable", "transpose", "double"): {
-        "block": 8030.0,
-        "call": 214.0,
-        "copied": 0.0,
-        "multiplication": 0.0738,
+        "block": 30600.0,
+        "call": 4400.0,
+        "copied": 1.2,
+        "multiplication": 0.119,
+        "narrow multiplication": 0.112,
+        "product": 60.1,
         "streamed": 0.0,
-        "term": 15200.0,
+        "term": 7410.0,
     },
 }
 """(method, direction, precision) -> nanoseconds of each step."""
