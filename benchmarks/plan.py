@@ -23,6 +23,9 @@ from convmat.products.plan import COUNTS, MATRIX_LIMIT, cost, counts
 
 DIRECTIONS = ("forward", "transpose")
 
+NEAR = 5.0
+"""A method is fitted where it takes no more than so many times the best: elsewhere its cost decides nothing."""
+
 
 def geometries(count: int, seed: int) -> list[tuple[Geometry, np.ndarray]]:
     """Random layers of every kind that people use: filters, layers of networks, depthwise, signals, volumes."""
@@ -113,11 +116,15 @@ def measure(count: int, seed: int) -> list[dict]:
 def fit(rows: list[dict]) -> dict[tuple[str, str, str], dict[str, float]]:
     """Non-negative least squares of the relative errors, for each method, direction and precision."""
     table = {}
+    best = [{d: min(t for (_, to), t in r["seconds"].items() if to == d) for d in DIRECTIONS} for r in rows]
     for method in COUNTS:
         for direction in DIRECTIONS:
             for precision in ("single", "double"):
                 chosen = [
-                    r for r in rows if (method, direction) in r["seconds"] and r["single"] == (precision == "single")
+                    r
+                    for r, b in zip(rows, best, strict=True)
+                    if r["single"] == (precision == "single")
+                    and r["seconds"].get((method, direction), math.inf) <= NEAR * b[direction]
                 ]
                 counted = [
                     counts(method, direction, r["geometry"], precision == "single", r["rank"] or 0) for r in chosen
