@@ -19,6 +19,9 @@ Pair = tuple[Callable[[Array], Array], Callable[[Array], Array]]
 DIRECT_LIMIT = 3e8
 """Multiplications beyond which the direct methods of scipy are left out."""
 
+LAZY_LIMIT = 6e7
+"""The same for lazylinop, which takes seconds from there on, and minutes for the largest cases."""
+
 MATRIX_LIMIT = 3e8
 """Entries beyond which there is no explicit matrix."""
 
@@ -158,7 +161,7 @@ def lazylinop(case: Case) -> Pair | None:
     """``lazylinop.signal2d.convolve2d``, of images as columns."""
     from lazylinop.signal2d import colvec, convolve2d, uncolvec
 
-    if not case.single_channel:
+    if not case.single_channel or np.prod(case.size) * np.prod(case.shape) > LAZY_LIMIT:
         return None
     k = case.weight()[0, 0]
     op = convolve2d(case.size, k[::-1, ::-1].copy(), mode="same", boundary="fill")

@@ -50,6 +50,7 @@ def main() -> None:
         "",
         output("build.py", pinned=True),
         output("products.py", "--seconds", "0.6"),
+        output("memory.py", pinned=True),
         output("solvers.py", pinned=True),
         output("spectrum.py"),
         output("solve.py", pinned=True),
