@@ -156,7 +156,7 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
             **_folding(g, planes * bands),
             _work(ins * rows.stride * cols.stride // g.groups): planes * sent * outs / g.groups * (reach + 1) * shifts,
         }
-    if lowers(rows, ins // g.groups, outs // g.groups):
+    if lowers(rows, cols, ins // g.groups, outs // g.groups):
         lowered = ins * cols.taps * read * cols.output
         bands = max(1, (lowered + outs * rows.output * cols.output) * itemsize / BAND_BYTES)
         return {

@@ -174,9 +174,13 @@ class _Line:
         x[...] = fold_columns(sent[:, : axis.padded], axis, 1)
 
 
-def lowers(rows: Axis, ins: int, outs: int) -> bool:
-    """Whether lowering the columns of what goes in costs less than summing what comes out, for one group."""
-    return ins * rows.stride <= 2 * outs
+def lowers(rows: Axis, cols: Axis, ins: int, outs: int) -> bool:
+    """Whether lowering the columns of what goes in costs less than summing what comes out, for one group.
+
+    For each sample of a row: the copies of its taps, against those of its phases and the sums of their shifts.
+    """
+    shifts = -(-cols.taps // cols.stride)
+    return ins * rows.stride * cols.taps <= 1.6 * (ins * rows.stride * cols.stride + outs * shifts)
 
 
 def shifted_block(cols: Axis, outs: int) -> int:
@@ -190,7 +194,7 @@ class _Plane:
     def __init__(self, kernel: NDArray[Any], rows: Axis, cols: Axis, block: int | None, lower: bool | None) -> None:
         self._groups, self._outs, self._ins = kernel.shape[:3]
         self._rows, self._cols = rows, cols
-        lower = lowers(rows, self._ins, self._outs) if lower is None else lower
+        lower = lowers(rows, cols, self._ins, self._outs) if lower is None else lower
         self._down = (_LoweredDown if lower else _ShiftedDown)(kernel, rows, cols, block)
         self._up = _Up(kernel, rows, cols, block)
         self._work = kernel.size * rows.output * cols.output
@@ -417,8 +421,8 @@ class _Up:
         sums = scratch.array("sums", (groups, blocks, len(self._phases), ins, height, columns), y.dtype)
         flat = sums.reshape(groups, blocks, -1, columns)
         matmul(self._toeplitz[:, None], windows, flat)
-        if blocks == 1 and s == 1:
-            return sums.reshape(groups * ins, height, columns)
+        if s == 1 and (blocks == 1 or ins == 1):
+            return sums.reshape(groups * ins, blocks * height, columns)
         sent = scratch.array("sent", (groups, ins, blocks, height, self._padded), y.dtype)
         if len(self._phases) < s:
             sent[...] = 0
