@@ -2,7 +2,7 @@
 
     pip install '.[bench]' && python benchmarks/run.py
 
-An idle machine with two cores and some 25 minutes. Single-threaded parts run in processes pinned to one core.
+An idle machine with two cores and some 50 minutes. Single-threaded parts run in processes pinned to one core.
 """
 
 from __future__ import annotations
