@@ -17,7 +17,7 @@ from convmat.products import fft as fft_module
 from convmat.products import toeplitz as toeplitz_module
 from convmat.products.blas import SINGLE, matmul
 from convmat.products.separable import separate
-from convmat.products.threads import VARIABLE, Pool, workers
+from convmat.products.threads import VARIABLE, Pool, Scratch, workers
 
 LAYERS = {
     "many bands": (Conv2d, (1, 1, 5, 5), (300, 257), {"stride": 2, "padding": 2}),
@@ -58,6 +58,26 @@ def _random(rng, shape, dtype):
     if np.dtype(dtype).kind == "c":
         values = values + 1j * rng.standard_normal(shape)
     return values.astype(dtype)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_result_holds_memory_that_was_never_written(monkeypatch, layer, method):
+    kind, shape, size, options = LAYERS[layer]
+    if method == "separable" and layer in ("many channels", "many large kernels"):
+        pytest.skip("hundreds of separable terms: slow")
+    empty, array = np.empty, Scratch.array
+
+    def poisoned(values):
+        if values.dtype.kind in "fc":
+            values.fill(np.nan)
+        return values
+
+    monkeypatch.setattr(np, "empty", lambda *args, **more: poisoned(empty(*args, **more)))
+    monkeypatch.setattr(Scratch, "array", lambda *args: poisoned(array(*args)))
+    A = kind(np.random.default_rng(7).standard_normal(shape), size, method=method, **options)
+    for B in (A, A.T):
+        assert np.isfinite(B @ np.ones(B.shape[1])).all()
 
 
 @pytest.mark.parametrize("block", [1, 2, 3, 5, 8])
