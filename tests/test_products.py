@@ -117,6 +117,16 @@ def test_separate_finds_terms_that_sum_to_the_kernel(rank, rows, cols, complex_)
     np.testing.assert_allclose(sum(np.outer(a, b) for a, b in found), kernel, atol=1e-14 * np.abs(kernel).max() * 10)
 
 
+def test_separable_joins_blocks_at_equal_distances_alone():
+    # the blocks of the columns are equal: some read the first sample alone, those after them the last
+    rng = np.random.default_rng(0)
+    options = {"padding": ((1, 1), (127, 129)), "padding_mode": "replicate"}
+    A = Conv2d(rng.standard_normal((2, 1)), (5, 2), method="separable", **options)
+    x, y = rng.standard_normal(A.shape[1]), rng.standard_normal(A.shape[0])
+    np.testing.assert_allclose(A @ x, A.tosparse() @ x, atol=1e-12)
+    np.testing.assert_allclose(A.T @ y, A.tosparse().T @ y, atol=1e-11)
+
+
 def test_a_zero_kernel_has_no_separable_terms_and_the_zero_product():
     A = Conv2d(np.zeros((3, 3)), (8, 8), method="separable")
     assert separable_rank(A.geometry, A.weight) == 0

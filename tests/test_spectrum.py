@@ -228,6 +228,16 @@ def test_the_pseudo_inverse_is_that_of_the_matrix(A):
 
 
 @each_kind
+def test_the_pseudo_inverse_leaves_out_the_values_up_to_rcond(A):
+    matrix = A.toarray().astype(np.result_type(A.dtype, np.float64))
+    values = np.linalg.svd(matrix, compute_uv=False)
+    at = int(np.argmax(values[:-1] - values[1:]))  # the widest gap: some are kept, some are not
+    rcond = (values[at] + values[at + 1]) / (2 * values[0])
+    found, expected = svd(A).pinv(rcond=rcond) @ np.eye(A.shape[0], dtype=A.dtype), np.linalg.pinv(matrix, rcond=rcond)
+    np.testing.assert_allclose(found, expected, atol=100 * tolerance(A) * np.abs(expected).max())
+
+
+@each_kind
 def test_functions_change_the_singular_values_alone(A):
     F = svd(A)
     u, sigma, vh = np.linalg.svd(A.toarray().astype(np.result_type(A.dtype, np.float64)), full_matrices=False)
@@ -462,6 +472,15 @@ def test_a_clipped_layer_has_its_support_and_its_norm(shape, size, options, dtyp
     assert 0.55 * norm <= found <= 0.6 * norm * (1 + TIGHT[dtype])
     scaled = 0.6 * W
     assert np.linalg.norm(clipped - W) <= np.linalg.norm(scaled - W) * (1 + 1e-6)  # nearer than the usual rescaling
+
+
+@pytest.mark.parametrize(
+    ("weight", "limit", "nearest"), [((3, 1), 2, (2, 0)), ((3, 2), 3, (2, 1)), ((-4, 3), 3, (-2, 1))]
+)
+def test_a_clipped_layer_is_the_nearest_of_its_norm(weight, limit, nearest):
+    # two taps on an even ring have the norm |a| + |b|: the nearest are those of the soft threshold
+    clipped = clip_singular_values(np.array(weight, dtype=float), 8, limit, rtol=1e-9, maxiter=2000)
+    np.testing.assert_allclose(clipped, nearest, atol=1e-4)
 
 
 def test_a_layer_within_the_norm_is_left_alone():

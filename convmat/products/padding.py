@@ -46,7 +46,7 @@ def read_columns(rows: NDArray[Any], axis: Axis, offset: int, out: NDArray[Any])
 
 
 def view_tile(x: NDArray[Any], axes: Sequence[Axis], start: Sequence[int], sides: Sequence[int]) -> NDArray[Any] | None:
-    """A tile of the extended image as a view of the image, if it is all there; strides are not for tiles of a view."""
+    """A tile of the extended image, for stride 1, as a view of the image; None if it is not all inside."""
     if any(axis.copied(a, a + side) != (a, a + side) for axis, a, side in zip(axes, start, sides, strict=True)):
         return None
     inside = (slice(a - axis.lo, a - axis.lo + side) for axis, a, side in zip(axes, start, sides, strict=True))

@@ -170,7 +170,7 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     block = min(rows.output, shifted_block(cols, outs // g.groups))
     reads = cols.lattice()
     shifts, phases = len({shift for shift, _ in reads}), len({phase for _, phase in reads})
-    window = (block - 1) * rows.stride + rows.span
+    window, shifted = (block - 1) * rows.stride + rows.span, shifts * rows.output * cols.output
     bands = max(1, (ins * read * phases + outs * shifts * rows.output) * cols.output * itemsize / BAND_BYTES)
     return {
         "call": 1,
@@ -178,16 +178,8 @@ def _toeplitz(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
         "run": planes * (ins * read * phases + outs * shifts * rows.output),
         "product": planes * g.groups * rows.output / block,
         ("copied" if cols.stride == 1 else "gathered"): planes * ins * read * cols.output * phases,
-        "summed": planes * outs * shifts * rows.output * cols.output,
-        _work(shifts * block * outs // g.groups): planes
-        * outs
-        * ins
-        / g.groups
-        * window
-        * phases
-        * shifts
-        * rows.output
-        * cols.output,
+        "summed": planes * outs * shifted,
+        _work(shifts * block * outs // g.groups): planes * outs * ins / g.groups * window * phases * shifted,
     }
 
 
@@ -195,7 +187,7 @@ def _folding(g: Geometry, bands: float) -> Counts:
     """What folding the border back takes: its lines, one by one for each band, and a pass over the extended image."""
     if all(axis.sends_nothing_back for axis in g.axes):
         return {}
-    lines = [axis.padded - axis.size for axis in g.axes]
+    lines = [max(0, axis.lo) + max(0, axis.hi) for axis in g.axes]
     return {
         "border line": lines[0] + bands * sum(lines[1:]),
         "folded": g.in_channels * math.prod(axis.padded for axis in g.axes),
