@@ -100,6 +100,33 @@ def test_toeplitz_blocks_of_any_size_give_the_same(block, lower):
     np.testing.assert_allclose(product.transpose(y).reshape(2, -1).T, matrix.T @ y.reshape(2, -1).T, atol=1e-12)
 
 
+COLUMNS = {
+    "plain": {},
+    "dilated": {"dilation": (1, 3)},
+    "dilated, strided": {"dilation": (1, 3), "stride": (1, 2), "padding": (0, 4)},
+    "cropped": {"padding": ((0, 0), (-3, -2))},
+    "cropped on the left": {"padding": ((0, 0), (-3, 0))},
+    "cropped on the right": {"padding": ((0, 0), (0, -2))},
+    "a border of rows": {"padding": ((3, 2), (0, 0)), "padding_mode": "reflect"},
+    "a border of columns": {"padding": ((0, 0), (0, 4)), "padding_mode": "circular"},
+}
+
+
+@pytest.mark.parametrize("channels", [(1, 1), (1, 2), (2, 1), (3, 2)])
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_toeplitz_lowered_or_shifted_gives_the_same_for_any_columns_and_bands(monkeypatch, columns, lower, channels):
+    monkeypatch.setattr(toeplitz_module, "BAND_BYTES", 2**12)
+    rng = np.random.default_rng(0)
+    A = Conv2d(rng.standard_normal((*channels, 4, 3)), (40, 31), **COLUMNS[columns])
+    x, y = rng.standard_normal((1, *A.input_shape[-3:])), rng.standard_normal((1, *A.output_shape[-3:]))
+    matrix = A.tosparse()
+    for block in (None, 1, 3):
+        product = toeplitz_module.Toeplitz(A.geometry, A.weight, block, lower)
+        np.testing.assert_allclose(product.forward(x).ravel(), matrix @ x.ravel(), atol=1e-12)
+        np.testing.assert_allclose(product.transpose(y).ravel(), matrix.T @ y.ravel(), atol=1e-12)
+
+
 @pytest.mark.parametrize("side", [8, 11, 20])
 def test_fft_tiles_of_any_size_give_the_same(monkeypatch, side):
     monkeypatch.setattr(fft_module, "TILE_SAMPLES", {2: side})
