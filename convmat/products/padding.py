@@ -66,7 +66,7 @@ def read_tile(
         a, b, sample = axis.strided_copied(offset + axis.stride * first, count)
         if (a, b) == (0, count) or axis.mode == "zeros":
             stop = sample + axis.stride * (b - a)
-            part = part[_at(dim, slice(sample, stop, axis.stride) if b > a else slice(0, 0))]
+            part = part[_at(dim, slice(sample, stop, axis.stride))]
             box.append(slice(a, b))
         else:
             part = part.take(axis.strided(offset, first, first + count), axis=dim)
