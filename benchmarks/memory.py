@@ -1,7 +1,8 @@
-"""Peak memory of one product of the nine cases: what it takes besides what is there before, plan and result included.
+"""Peak memory of one product of the nine cases, over that of input and output: ``python benchmarks/memory.py``.
 
-``python benchmarks/memory.py`` prints a Markdown table, in multiples of the size of input and output together. Each
-figure is from a process of its own, by the peak of its resident memory, which Linux lets a process reset.
+It prints a Markdown table. The result counts, and what a library plans when it is first asked for a product; what it
+plans when the operator is made counts as far as it keeps it. Each figure is from a process of its own, by the peak of
+its resident memory, which Linux lets a process reset.
 """
 
 from __future__ import annotations

@@ -120,7 +120,9 @@ COLUMNS = {
 def test_toeplitz_lowered_or_shifted_gives_the_same_for_any_columns_and_bands(monkeypatch, columns, lower, channels):
     monkeypatch.setattr(toeplitz_module, "BAND_BYTES", 2**12)
     array = Scratch.array
-    monkeypatch.setattr(Scratch, "array", lambda *args: array(*args) * np.nan)  # nothing is read before it is written
+    monkeypatch.setattr(
+        Scratch, "array", lambda *args: np.full_like(array(*args), np.nan)
+    )  # nothing is read before it is written
     rng = np.random.default_rng(0)
     A = Conv2d(rng.standard_normal((*channels, 4, 3)), (40, 31), **COLUMNS[columns])
     x, y = rng.standard_normal((1, *A.input_shape[-3:])), rng.standard_normal((1, *A.output_shape[-3:]))
@@ -133,7 +135,7 @@ def test_toeplitz_lowered_or_shifted_gives_the_same_for_any_columns_and_bands(mo
 
 @pytest.mark.parametrize("side", [8, 11, 20])
 def test_fft_tiles_of_any_size_give_the_same(monkeypatch, side):
-    monkeypatch.setattr(fft_module, "TILE_SAMPLES", {2: side})
+    monkeypatch.setattr(fft_module, "TILE_SIDE", {2: side})
     rng = np.random.default_rng(0)
     A = Conv2d(
         rng.standard_normal((3, 2, 4, 5)), (43, 51), stride=(2, 1), padding=2, padding_mode="reflect", method="fft"

@@ -19,8 +19,8 @@ from convmat.products.padding import fold, read_tile, view_tile
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import Axis
 
-TILE_SAMPLES = {1: 2**15, 2: 400, 3: 64}
-"""Longest side of a tile by its number of axes: beyond it, a sample costs more, since caches no longer help."""
+TILE_SIDE = {1: 2**15, 2: 400, 3: 64}
+"""Longest side of a tile by its number of axes, unless the kernel needs more: beyond, caches no longer help."""
 
 KERNEL_SAMPLES = 2**22
 """Samples that the transformed kernels take, all of them; more only where the kernels themselves do."""
@@ -101,7 +101,7 @@ class Fft:
 
         if not bare or any(axis.lo < 0 or axis.hi < 0 for axis in self._axes):
             x[...] = 0  # what a crop leaves out is read by nobody
-        self._run(tile, len(y), [lattice(axis) for axis in self._axes])
+        self._run(tile, len(y), [sent_range(axis) for axis in self._axes])
         if not bare:
             for piece, image in zip(sent, x, strict=True):
                 fold(piece, self._axes, 0, image)
@@ -159,8 +159,8 @@ def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray
     return product
 
 
-def lattice(axis: Axis) -> tuple[int, int]:
-    """The samples of a phase, on the extended input, that A^T y has to be known at."""
+def sent_range(axis: Axis) -> tuple[int, int]:
+    """The range of samples of a phase, on the extended input, at which A^T y is needed."""
     first, last = axis.copied(0, axis.padded) if axis.sends_nothing_back else (0, axis.padded)
     return first // axis.stride, -(-last // axis.stride)
 
@@ -171,7 +171,7 @@ def tile_sides(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     reach = [(axis.span - 1) // axis.stride for axis in geometry.axes]
     tile = tuple(
         _tile_side(max(axis.output, last - first), r, geometry.ndim, kernels)
-        for axis, r, (first, last) in zip(geometry.axes, reach, map(lattice, geometry.axes), strict=True)
+        for axis, r, (first, last) in zip(geometry.axes, reach, map(sent_range, geometry.axes), strict=True)
     )
     return tile, tuple(side - r for side, r in zip(tile, reach, strict=True))
 
@@ -183,7 +183,7 @@ def _tile_side(needed: int, reach: int, dims: int, kernels: int) -> int:
     """
     from scipy import fft
 
-    samples = min(TILE_SAMPLES[dims] ** dims, KERNEL_SAMPLES / kernels)
+    samples = min(TILE_SIDE[dims] ** dims, KERNEL_SAMPLES / kernels)
     longest = max(round(samples ** (1 / dims)), 2 * reach + 8)
     fewest = -(-needed // max(1, longest - reach))
     sides = {

@@ -13,19 +13,18 @@ from dataclasses import dataclass
 
 from convmat.geometry import Geometry
 from convmat.products.fft import THREAD_WORK as FFT_WORK
-from convmat.products.fft import lattice, tile_sides
+from convmat.products.fft import sent_range, tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES
-from convmat.products.separable import COLUMNS, ROWS, block_height
+from convmat.products.separable import COLUMNS, MOST, ROWS, block_height
 from convmat.products.separable import THREAD_WORK as SEPARABLE_WORK
 from convmat.products.threads import workers
-from convmat.products.toeplitz import BAND_BYTES, lowers, shifted_block
+from convmat.products.toeplitz import BAND_BYTES, line_block, lowers, shifted_block
 from convmat.products.toeplitz import THREAD_WORK as TOEPLITZ_WORK
 
 Counts = dict[str, float]
 
 MATRIX_LIMIT = 2**20
 """Stored entries up to which "auto" may build the matrix: about 12 megabytes."""
-
 
 THIN = 8
 """Rows up to which a matrix product is far from the speed of a large one."""
@@ -107,7 +106,7 @@ def work_bytes(method: str, geometry: Geometry, itemsize: int) -> float:
         images = g.in_channels * math.prod(g.stride) + g.out_channels
         kernels = g.out_channels * g.in_channels // g.groups * math.prod(g.stride)
         return samples * itemsize * (3.0 * threads * images + 2 * kernels)
-    return 2.0 * threads * ROWS * g.input_size[-1] * itemsize
+    return 2.0 * threads * MOST * g.input_size[-1] * itemsize
 
 
 def _matrix(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
@@ -195,9 +194,7 @@ def _folding(g: Geometry, bands: float) -> Counts:
 
 
 def _work(rows: int) -> str:
-    """A product with a single row is one of a matrix and a vector, which BLAS does at the speed of memory; with a few
-    rows, it packs more than it multiplies.
-    """
+    """The kind of a product by its rows: with one, BLAS works at the speed of memory; with few, it mostly packs."""
     if rows == 1:
         return "vector"
     return "thin" if rows <= THIN else "multiplication"
@@ -206,7 +203,7 @@ def _work(rows: int) -> str:
 def _line(g: Geometry, transpose: bool) -> Counts:
     (axis,) = g.axes
     ins, outs = g.in_channels // g.groups, g.out_channels // g.groups
-    block = max(1, -(-16 // outs), min(32, axis.taps // (2 * axis.stride)))
+    block = line_block(axis, outs)
     window, reach = (block - 1) * axis.stride + axis.span, (axis.span - 1) // axis.stride
     if transpose:
         blocks = axis.padded / axis.stride / block
@@ -226,7 +223,7 @@ def _line(g: Geometry, transpose: bool) -> Counts:
 
 def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     tile, step = tile_sides(g)
-    ranges = [lattice(a) for a in g.axes] if transpose else [(0, m) for m in g.output_size]
+    ranges = [sent_range(a) for a in g.axes] if transpose else [(0, m) for m in g.output_size]
     tiles = math.prod(-(-(last - first) // s) for (first, last), s in zip(ranges, step, strict=True))
     samples, phases = math.prod(tile), math.prod(g.stride)
     images = g.in_channels * phases + g.out_channels

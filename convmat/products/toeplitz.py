@@ -2,9 +2,10 @@
 
 A block of b output rows is a window of L = (b-1) s + d (K-1) + 1 input rows: a small Toeplitz matrix times the window,
 which lies contiguously, so that the rows are never lowered. The taps of the columns are either side by side in what
-goes into the product (im2col along the columns alone), or stacked in what comes out, whose shifted sum is the output.
-The transpose is the same: blocks of s b rows of the extended input from a window of output rows, with no scatter and no
-zeros between the samples.
+goes into the product (im2col along the columns alone), or stacked in what comes out, whose shifted sum is the output;
+there, the phases of a stride of the columns are channels of what goes in. The transpose is the same: blocks of s b rows
+of the extended input from a window of output rows, with no scatter and no zeros between the samples; its phases are
+channels of what comes out.
 
 The work is cut into bands of rows, small enough for their work memory to stay in cache, which threads share. Axes
 before the last two are treated as channels, one output plane after the other. On a single axis the windows are lowered,
@@ -107,7 +108,7 @@ class _Line:
     def __init__(self, kernel: NDArray[Any], axis: Axis, block: int | None) -> None:
         groups, outs, ins, _taps = kernel.shape
         self._shape, self._axis = (groups, outs, ins), axis
-        self._block = b = block or max(1, -(-16 // outs), min(32, axis.taps // (2 * axis.stride)))
+        self._block = b = block or line_block(axis, outs)
         self._window, self._reach = (b - 1) * axis.stride + axis.span, (axis.span - 1) // axis.stride
         down = np.zeros((groups, ins, self._window, outs, b), dtype=kernel.dtype)
         up = np.zeros((groups, outs, self._reach + b, ins, b, axis.stride), dtype=kernel.dtype)
@@ -183,6 +184,11 @@ def lowers(rows: Axis, cols: Axis, ins: int, outs: int) -> bool:
     return ins * rows.stride * cols.taps <= 1.6 * (ins * rows.stride * cols.stride + outs * shifts)
 
 
+def line_block(axis: Axis, outs: int) -> int:
+    """Outputs of a block of a line: no thin product, and a window of few zeros."""
+    return max(1, -(-16 // outs), min(32, axis.taps // (2 * axis.stride)))
+
+
 def shifted_block(cols: Axis, outs: int) -> int:
     """Output rows of a block where the taps of the columns are stacked in the result: not flat, and not tall."""
     return min(4, max(2, 12 // (outs * -(-cols.taps // cols.stride))))
@@ -255,7 +261,6 @@ class _Down:
     def __init__(self, rows: Axis, cols: Axis, block: int, block_bytes: int, work: int) -> None:
         self._row_stride, self._cols, self._width = rows.stride, cols, cols.output
         self._block, self._window = block, (block - 1) * rows.stride + rows.span
-        self._reads = cols.lattice()
         step = block * _blocks_of_band(rows.output // block, block_bytes, work)
         whole = rows.output // block * block
         self.bands = [(start, min(start + step, whole), 0) for start in range(0, whole, step)]
@@ -335,7 +340,7 @@ class _LoweredDown(_Down):
 
     def rows(self, scratch: Scratch, piece: NDArray[Any], out: NDArray[Any], skip: int) -> None:
         groups, ins, height, _ = piece.shape
-        outs, b, width, taps = out.shape[1], self._block, self._width, len(self._reads)
+        outs, b, width, taps = out.shape[1], self._block, self._width, self._cols.taps
         blocks = (out.shape[2] + skip) // b
         lowered = scratch.array("lowered", (groups, height, ins, taps, width), piece.dtype)
         for k in range(taps):
