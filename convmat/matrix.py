@@ -258,14 +258,29 @@ def check_memory(what: str, shape: tuple[int, int], entries: int, needed: int) -
     MemoryError
         If `needed` bytes are more than this machine has available.
     """
+    check_bytes(
+        f"{what} of shape {shape[0]} x {shape[1]} with nnz = {entries}",
+        needed,
+        "use the matrix-free operator (convmat.Conv2d(...) and its kin, with A @ x and A.apply), or build slabs with "
+        "rows=slice(a, b)",
+    )
+
+
+def check_bytes(what: str, needed: int, instead: str) -> None:
+    """Refuse what cannot fit, before it is allocated, and say what to use instead.
+
+    Raises
+    ------
+    MemoryError
+        If `needed` bytes are more than this machine has available.
+    """
     if needed <= _ALWAYS_FITS:
         return
     available = _available_memory()
     if needed > available:
         raise MemoryError(
-            f"{what} of shape {shape[0]} x {shape[1]} with nnz = {entries} needs {needed} bytes "
-            f"({needed / 2**30:.1f} GiB), and {available / 2**30:.1f} GiB are available: use the matrix-free "
-            f"operator (convmat.Conv2d(...) and its kin, with A @ x and A.apply), or build slabs with rows=slice(a, b)"
+            f"{what} needs {needed} bytes ({needed / 2**30:.1f} GiB), and {available / 2**30:.1f} GiB are available: "
+            f"{instead}"
         )
 
 
