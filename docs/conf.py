@@ -1,6 +1,7 @@
 """How Sphinx builds the documentation: ``python -m sphinx -W --keep-going -n -b html docs docs/_build/html``.
 
-Nothing is fetched while it builds. sphinx-gallery runs the examples, once, and takes the pictures that they save.
+Nothing is fetched while it builds, nor when its pages are read: a page that loads what is not in the build is an error.
+sphinx-gallery runs the examples, once, and takes the pictures that they save.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import os
 import re
 import shutil
 import sys
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urldefrag
 
 from docutils.parsers.rst.states import Inliner
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 from sphinx.util.inspect import stringify_signature
 from sphinx_gallery.scrapers import figure_rst
 
@@ -52,6 +56,8 @@ nitpick_ignore_regex = [
 # -- text ------------------------------------------------------------------------------------------------------------
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
+mathjax_path = "tex-svg.js"  # draws formulas as paths: one file, which needs no fonts and no other scripts
+mathjax3_config = {"options": {"enableMenu": False}}  # its menu would
 suppress_warnings = ["config.cache"]  # the scraper below is a function, which Sphinx cannot pickle
 
 # -- reference -------------------------------------------------------------------------------------------------------
@@ -125,10 +131,15 @@ sphinx_gallery_conf = {
 # -- pages -----------------------------------------------------------------------------------------------------------
 html_theme = "furo"
 html_title = f"convmat {version}"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(files("sphinx-mathjax-offline") / "static" / "mathjax" / mathjax_path)]
 html_css_files = ["convmat.css"]
 html_copy_source = False
 html_show_sourcelink = False
+
+
+def trim_blocks(app: Sphinx, page: str, source: list[str]) -> None:
+    """Drop the empty line at the end of a block of Python, without which doctest takes the fence for output."""
+    source[0] = re.sub(r"^(```python\n.*?)\n+(```)$", r"\1\n\2", source[0], flags=re.DOTALL | re.MULTILINE)
 
 
 def hide_folders(app: Sphinx, page: str, source: list[str]) -> None:
@@ -157,10 +168,37 @@ def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, given
     return stringify_signature(inspect.Signature(rest), show_annotation=False), None
 
 
+LOADED = {
+    ".html": re.compile(r'<(?:script|img|source|iframe|link)\b[^>]*?\s(?:src|href)="([^"]*)"'),
+    ".css": re.compile(r"""(?:url\(|@import)\s*["']?([^"')\s;]+)"""),
+}
+"""Suffix -> what a browser loads by itself when it opens such a file."""
+
+
+def not_in_the_build(folder: Path) -> list[str]:
+    """What the pages and style sheets in a folder load and is not there, such as the file of another host."""
+    return [
+        f"{file.relative_to(folder)} loads {link}"
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in LOADED
+        for link in LOADED[file.suffix].findall(file.read_text(encoding="utf-8"))
+        if not link.startswith(("data:", "#"))
+        and not (file.parent / unquote(urldefrag(link).url.partition("?")[0])).is_file()
+    ]
+
+
+def check_loaded(app: Sphinx, error: Exception | None) -> None:
+    """Refuse pages that cannot be read offline."""
+    if error is None and app.builder.format == "html" and (lacking := not_in_the_build(Path(app.outdir))):
+        raise ExtensionError("not in the build:\n" + "\n".join(lacking))
+
+
 def setup(app: Sphinx) -> None:
     """What Sphinx calls."""
     shutil.rmtree(DOCS / "generated", ignore_errors=True)  # it may have pages of names that are gone
     Inliner.dispatch = {**Inliner.dispatch, "|": bar}
+    app.connect("source-read", trim_blocks)
     app.connect("source-read", hide_folders)
     app.connect("autodoc-process-docstring", plain_text, priority=100)  # before numpydoc
     app.connect("autodoc-process-signature", signature, priority=100)
+    app.connect("build-finished", check_loaded, priority=900)  # when all is written

@@ -226,3 +226,45 @@ def test_configuration_loads_and_runs_the_examples():
     version, *examples = done.stdout.split()
     assert version == convmat.__version__
     assert "01_transpose_is_the_transpose" in examples
+
+
+LOADED = """
+    import pathlib, runpy, sys
+    for lacking in runpy.run_path(sys.argv[1])["not_in_the_build"](pathlib.Path(sys.argv[2])):
+        print(lacking)
+"""
+
+
+def not_in_the_build(folder):
+    code = [sys.executable, "-c", textwrap.dedent(LOADED), str(ROOT / "docs" / "conf.py"), str(folder)]
+    done = subprocess.run(code, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_pages_that_cannot_be_read_offline_are_found(tmp_path):
+    """docs/conf.py refuses them at the end of a build."""
+    pytest.importorskip("sphinx_gallery")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "math.js").write_text("")
+    (tmp_path / "icon.svg").write_text("")
+    page = tmp_path / "sub" / "page.html"
+    page.write_text(
+        '<script defer="defer" src="../math.js?v=1"></script><script>"local"</script><img src="../icon.svg#part"/>'
+        '<a href="https://elsewhere.example">a link is not loaded</a><code>&lt;img src="x.png"&gt;</code>'
+    )
+    style = tmp_path / "style.css"
+    style.write_text('a { background: url(icon.svg) } b { background: url("data:image/svg+xml,x") }')
+    assert not_in_the_build(tmp_path) == []
+    page.write_text(
+        '<script async src="https://cdn.example/math.js"></script>\n<link rel="preload" href="//fonts.example/a.css">'
+        '<img alt=""\n src="gone.png"><script src="../math.js"></script>'
+    )
+    style.write_text('@import "https://fonts.example/b.css"; @font-face { src: url(https://fonts.example/c.woff2) }')
+    assert not_in_the_build(tmp_path) == [
+        "style.css loads https://fonts.example/b.css",
+        "style.css loads https://fonts.example/c.woff2",
+        "sub/page.html loads https://cdn.example/math.js",
+        "sub/page.html loads //fonts.example/a.css",
+        "sub/page.html loads gone.png",
+    ]
