@@ -18,7 +18,7 @@ from convmat.matrix import check_format, check_memory, index_dtype
 from convmat.operators import ImageOperator
 from convmat.products import Products
 from convmat.products.lowering import Lowering
-from convmat.products.threads import Scratch
+from convmat.products.threads import Scratch, blas_on_one_thread
 from convmat.taps import ZERO
 
 
@@ -164,6 +164,7 @@ class TransposeWeightOperator(_WeightMap):
         return matrix.asformat(format)
 
 
+@blas_on_one_thread()
 def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """The derivative of <A(W) x, y> (without conjugation) by W, for each pair of a batch: (batch, *weight_shape)."""
     lowering, scratch = Lowering(geometry, x.itemsize), Scratch()

@@ -1,23 +1,25 @@
-"""The engine room: the methods, the planner, the threads, and the matrix products that stay on one."""
+"""The engine room: the methods, the planner, and the threads."""
 
+import itertools
+import math
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat import Conv1d, Conv2d, Conv3d
 from convmat.geometry import conv_geometry
-from convmat.products import METHODS, Products, plan, separable_rank
+from convmat.products import METHODS, Products, plan, separable_rank, threads
 from convmat.products import fft as fft_module
 from convmat.products import toeplitz as toeplitz_module
-from convmat.products.blas import SINGLE, matmul
 from convmat.products.separable import separate
-from convmat.products.threads import VARIABLE, Pool, Scratch, workers
+from convmat.products.threads import VARIABLE, Pool, Scratch, _helpers, cpu_quota, workers
 
 LAYERS = {
     "many bands": (Conv2d, (1, 1, 5, 5), (300, 257), {"stride": 2, "padding": 2}),
@@ -214,32 +216,6 @@ def test_the_planner_has_a_cost_for_every_method(method, direction, precision):
     assert plan.work_bytes(method, geometry, 8) > 0
 
 
-@settings(max_examples=60)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 400), st.integers(1, 3), st.integers(0, 2**31))
-def test_matmul_in_pieces_is_matmul(rows, inner, cols, stack, seed):
-    rng = np.random.default_rng(seed)
-    a, b = rng.integers(-9, 9, (rows, inner)).astype(float), rng.integers(-9, 9, (stack, inner, cols)).astype(float)
-    out = np.full((stack, rows, cols), np.nan)
-    matmul(a, b, out)
-    np.testing.assert_array_equal(out, a @ b)
-
-
-@pytest.mark.parametrize(("rows", "inner", "cols"), [(600, 900, 40), (1, 700_000, 3), (2000, 400, 1), (3, 5, 40_000)])
-def test_no_piece_is_large_enough_for_the_threads_of_blas(monkeypatch, rows, inner, cols):
-    sizes = []
-    original = np.matmul
-
-    def watched(a, b, out):
-        sizes.append(a.shape[-2] * a.shape[-1] * b.shape[-1])
-        return original(a, b, out=out)
-
-    monkeypatch.setattr(np, "matmul", watched)
-    a, b, out = np.ones((rows, inner)), np.ones((inner, cols)), np.empty((rows, cols))
-    matmul(a, b, out)
-    np.testing.assert_array_equal(out, np.full((rows, cols), float(inner)))
-    assert max(sizes) <= max(SINGLE, inner)
-
-
 def test_a_pool_does_every_piece_once_and_raises_what_a_piece_raised():
     done, lock = [], threading.Lock()
 
@@ -258,6 +234,148 @@ def test_a_pool_does_every_piece_once_and_raises_what_a_piece_raised():
         Pool().run(failing, [(1,), (2,)], 2)
 
 
+def test_a_pool_does_not_wait_for_helpers_that_have_not_come():
+    leave = threading.Event()
+    blocked = [_helpers(max(1, workers() - 1)).submit(leave.wait) for _ in range(max(1, workers() - 1))]
+    done = []
+    try:
+        Pool().run(lambda scratch, piece: done.append(threading.get_ident()), [(i,) for i in range(9)], 2)
+    finally:
+        leave.set()
+    assert done == [threading.get_ident()] * 9
+    assert all(future.result() for future in blocked)
+
+
+def test_a_pool_returns_when_no_piece_is_under_way():
+    begun, finished = threading.Barrier(2, timeout=60), []
+
+    def task(scratch, piece):
+        begun.wait()  # so that two threads have one each
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.05)
+        finished.append(piece)
+
+    Pool().run(task, [(0,), (1,)], 2)
+    assert sorted(finished) == [0, 1]
+
+
+BLAS_THREADS = """
+import threading
+import numpy as np
+import scipy.linalg
+from threadpoolctl import ThreadpoolController
+from convmat import Conv2d
+from convmat.products.threads import Pool, blas_on_one_thread
+
+libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+count = lambda: {library.get_num_threads() for library in libraries}
+assert libraries
+"""
+
+
+def run_with_four_blas_threads(code):
+    """In a process of its own: the number is one for the whole process."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "4", "CONVMAT_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", BLAS_THREADS + code], env=environment, check=True)
+
+
+def test_blas_has_one_thread_inside_products_and_what_it_had_outside():
+    run_with_four_blas_threads("""
+before, inside, matmul = count(), set(), np.matmul
+assert before != {1}
+def watched(*args, **options):
+    inside.update(count())
+    return matmul(*args, **options)
+np.matmul = watched
+x = np.ones((16, 48, 48))
+for method, weight, groups in (
+    ("gemm", np.ones((32, 16, 3, 3)), 1),
+    ("toeplitz", np.ones((32, 16, 3, 3)), 1),
+    ("separable", np.ones((16, 1, 3, 3)), 16),
+):
+    for stride in (1, 2):
+        A = Conv2d(weight, (48, 48), padding=1, padding_mode="reflect", stride=stride, groups=groups, method=method)
+        A.T.apply(A.apply(x))
+        assert inside == {1}, (method, inside)
+        assert count() == before
+        inside.clear()
+
+def fails(scratch, piece):
+    inside.update(count())
+    raise ArithmeticError
+try:
+    Pool().run(fails, [(1,), (2,)], 2)
+except ArithmeticError:
+    pass
+assert inside == {1} and count() == before
+""")
+
+
+def test_blas_keeps_one_thread_until_the_last_of_several_products_is_done():
+    run_with_four_blas_threads("""
+before, entered, leave = count(), threading.Event(), threading.Event()
+def hold():
+    with blas_on_one_thread():
+        entered.set()
+        leave.wait()
+thread = threading.Thread(target=hold)
+with blas_on_one_thread():
+    thread.start()
+    entered.wait()
+assert count() == {1}  # the first has left, the second has not
+leave.set()
+thread.join()
+assert count() == before
+""")
+
+
+class OwnNumbers:
+    """As a BLAS on OpenMP: every thread has a number of threads of its own."""
+
+    threading_layer = "openmp"
+
+    def __init__(self):
+        self._numbers = threading.local()
+
+    def get_num_threads(self):
+        return getattr(self._numbers, "count", 4)
+
+    def set_num_threads(self, count):
+        self._numbers.count = count
+
+
+def test_where_each_thread_has_its_own_number_of_blas_threads_each_is_held_to_one(monkeypatch):
+    library = OwnNumbers()
+    monkeypatch.setattr(threads, "_libraries", lambda: (library,))
+    begun, seen = threading.Barrier(2, timeout=60), {}
+
+    def task(scratch, piece):
+        begun.wait()
+        seen[threading.get_ident()] = library.get_num_threads()
+
+    Pool().run(task, [(0,), (1,)], 2)
+    assert list(seen.values()) == [1, 1]
+    assert library.get_num_threads() == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_products_work_in_a_forked_child_of_a_process_that_is_at_work():
+    run_with_four_blas_threads("""
+import os, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of fork, in a process with threads
+A = Conv2d(np.ones((9, 9)), (400, 400), method="fft")
+x = np.ones((400, 400))
+y, before = A.apply(x), count()
+with blas_on_one_thread():
+    child = os.fork()
+    if child == 0:
+        assert np.array_equal(A.apply(x), y)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert count() == before
+""")
+
+
 def test_the_number_of_threads_follows_the_variable_and_the_affinity(monkeypatch):
     monkeypatch.setenv(VARIABLE, "3")
     assert workers() == 3
@@ -270,14 +388,43 @@ def test_the_number_of_threads_follows_the_variable_and_the_affinity(monkeypatch
         assert workers() == len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(
+    ("group", "files", "quota"),
+    [
+        ("0::/", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/", {}, math.inf),
+        ("0::/", {"cpu.max": "nonsense"}, math.inf),
+        ("0::/user/job", {"user/cpu.max": "50000 100000", "user/job/cpu.max": "400000 100000"}, 0.5),
+        ("4:cpu,cpuacct:/a\n3:memory:/", {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"}, 3),
+        ("4:cpu:/elsewhere", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+    ],
+)  # fmt: skip
+def test_the_quota_is_that_of_the_control_groups(tmp_path, group, files, quota):
+    for name, text in {"proc/self/cgroup": group, **{f"sys/fs/cgroup/{name}": t for name, t in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert cpu_quota(tmp_path) == quota
+
+
+def test_a_quota_limits_the_number_of_threads(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for quota, expected in ((math.inf, 8), (2.5, 3), (0.5, 1), (8.0, 8), (100.0, 8)):
+        monkeypatch.setattr(threads, "cpu_quota", lambda quota=quota: quota)
+        assert workers() == expected
+
+
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     rng = np.random.default_rng(0)
-    for method in ("toeplitz", "fft", "separable"):
-        A = Conv2d(rng.standard_normal((1, 1, 7, 7)), (400, 380), padding=3, padding_mode="reflect", method=method)
+    for method, channels, stride in itertools.product(("gemm", "toeplitz", "fft", "separable"), (1, 3), (1, 2)):
+        weight = rng.standard_normal((channels, channels, 7, 7))
+        A = Conv2d(weight, (90, 130), stride=stride, padding=3, padding_mode="reflect", method=method)
         x, y = rng.standard_normal(A.shape[1]), rng.standard_normal(A.shape[0])
         results = []
-        for threads in ("1", "2", "5"):
-            monkeypatch.setenv(VARIABLE, threads)
+        for count in ("1", "2", "5"):
+            monkeypatch.setenv(VARIABLE, count)
             results.append((A @ x, A.T @ y))
         for forward, transpose in results[1:]:
             np.testing.assert_array_equal(forward, results[0][0])

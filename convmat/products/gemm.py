@@ -8,6 +8,7 @@ transposed kernel times a band of y is what each tap sends back, and it is added
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.lowering import Lowering
+from convmat.products.lowering import Lowering, pieces
 from convmat.products.padding import fold
-from convmat.products.threads import Pool, Scratch
+from convmat.products.threads import Pool, Scratch, workers
 
 
 class Gemm:
-    """A x and A^T y by lowering, for every geometry. Threads are left to BLAS."""
+    """A x and A^T y by lowering, for every geometry."""
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
         self._geometry = geometry
@@ -76,14 +77,12 @@ class _Lowered:
     """A geometry, its lowering, and the kernel as a matrix."""
 
     def __init__(self, geometry: Geometry, kernel: NDArray[Any]) -> None:
-        self._outs, self._outputs = geometry.out_channels, geometry.output_size
+        self._outputs, self._shape = geometry.output_size, (geometry.out_channels, geometry.in_channels)
         self._lowering = Lowering(geometry, kernel.itemsize)
         # (G, C_out / G, C_in / G * K)
         self._kernel = np.ascontiguousarray(kernel.reshape(geometry.groups, -1, math.prod(kernel.shape[1:])))
+        self._senders = _parts(geometry)
         self._pool = Pool()
-
-    def _bands(self, images: int) -> list[tuple[int, int, int]]:
-        return [(image, *rows) for image in range(images) for rows in self._lowering.bands]
 
     def correlate(self, x: NDArray[Any]) -> NDArray[Any]:
         """(batch, C_in, N_1..N_D) -> (batch, C_out, M_1..M_D)."""
@@ -94,18 +93,40 @@ class _Lowered:
             lowered = self._lowering.lower(scratch, x[image], start, stop)
             np.matmul(self._kernel, lowered, out=y[image, :, :, start * inner : stop * inner])
 
-        self._pool.run(band, self._bands(len(x)), 1)
-        return y.reshape(len(x), self._outs, *self._outputs)
+        self._run(band, [(image, *rows) for image in range(len(x)) for rows in self._lowering.bands])
+        return y.reshape(len(x), self._shape[0], *self._outputs)
 
     def send_back(self, y: NDArray[Any], x: NDArray[Any]) -> None:
         """Add the transpose: (batch, C_out, M_1..M_D) into (batch, C_in, N_1..N_D)."""
         inner = math.prod(self._outputs[1:])
-        y = y.reshape(len(y), *self._kernel.shape[:2], math.prod(self._outputs))
+        groups, outs, columns = self._kernel.shape
+        y = y.reshape(len(y), groups, outs, math.prod(self._outputs))
+        ins = self._shape[1] // groups
         transposed = self._kernel.swapaxes(1, 2)
 
-        def band(scratch: Scratch, image: int, start: int, stop: int) -> None:
-            sent = scratch.array("sent", (*transposed.shape[:2], (stop - start) * inner), y.dtype)
-            np.matmul(transposed, y[image, :, :, start * inner : stop * inner], out=sent)
-            self._lowering.raise_into(x[image], sent, start, stop)
+        def part(scratch: Scratch, image: int, group: slice, channel: slice) -> None:
+            first, last = group.start * ins + channel.start, (group.stop - 1) * ins + channel.stop
+            rows = slice(channel.start * (columns // ins), channel.stop * (columns // ins))
+            kernel = transposed[group, rows]
+            for start, stop in self._lowering.bands:
+                sent = scratch.array("sent", (*kernel.shape[:2], (stop - start) * inner), y.dtype)
+                np.matmul(kernel, y[image, group, :, start * inner : stop * inner], out=sent)
+                self._lowering.raise_into(x[image, first:last], sent, start, stop)
 
-        self._pool.run(band, self._bands(len(y)), 1)
+        self._run(part, [(image, *channels) for image in range(len(y)) for channels in self._senders])
+
+    def _run(self, task: Callable[..., None], work: list[tuple[Any, ...]]) -> None:
+        self._pool.run(task, work, min(len(work), workers()))
+
+
+def _parts(geometry: Geometry) -> list[tuple[slice, slice]]:
+    """The input channels in parts that are sent back independently: groups, or channels of each group."""
+    count, groups, ins = pieces(geometry), geometry.groups, geometry.in_channels // geometry.groups
+    if groups >= count:
+        return [(part, slice(0, ins)) for part in _cut(groups, count)]
+    return [(slice(g, g + 1), part) for g in range(groups) for part in _cut(ins, -(-count // groups))]
+
+
+def _cut(size: int, count: int) -> list[slice]:
+    step = -(-size // count)
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]

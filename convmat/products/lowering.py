@@ -15,6 +15,18 @@ from convmat.products.threads import Scratch
 BAND_BYTES = 2**22
 """Size of the lowered windows of one band; at least one output row is lowered at a time."""
 
+PIECE_WORK = 2**20
+"""Multiplications that repay a piece of its own, which another thread may take."""
+
+PIECES = 8
+"""Pieces into which work is cut for threads; more only where they would be too large."""
+
+
+def pieces(geometry: Geometry) -> int:
+    """Into how many pieces a product is worth cutting: the same for any number of threads, as rounding may differ."""
+    work = math.prod(geometry.output_size) * geometry.in_channels // geometry.groups * geometry.out_channels
+    return max(1, min(PIECES, work * math.prod(geometry.kernel_size) // PIECE_WORK))
+
 
 class Lowering:
     """The windows of the extended image, one band of output rows after the other.
@@ -26,13 +38,11 @@ class Lowering:
     """
 
     def __init__(self, geometry: Geometry, itemsize: int) -> None:
-        self._axes = geometry.axes
-        self._groups = geometry.groups
-        self._ins = geometry.in_channels
-        self._taps = geometry.kernel_size
-        self._output = geometry.output_size
-        row = self._ins * math.prod(self._taps) * math.prod(self._output[1:]) * itemsize
-        step, rows = max(1, BAND_BYTES // row), self._output[0]
+        self._axes, self._groups = geometry.axes, geometry.groups
+        self._taps, self._output = geometry.kernel_size, geometry.output_size
+        row = geometry.in_channels * math.prod(self._taps) * math.prod(self._output[1:]) * itemsize
+        rows = self._output[0]
+        step = max(1, min(BAND_BYTES // row, -(-rows // pieces(geometry))))
         self.bands = [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def lower(self, scratch: Scratch, image: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
@@ -40,18 +50,16 @@ class Lowering:
         windows = self._windows(extend(image, self._axes, *self._rows(start, stop)), stop - start)
         lowered = scratch.array("lowered", windows.shape, image.dtype)
         lowered[...] = windows
-        return lowered.reshape(self._groups, self._ins // self._groups * math.prod(self._taps), -1)
+        return lowered.reshape(self._groups, len(image) // self._groups * math.prod(self._taps), -1)
 
     def raise_into(self, image: NDArray[Any], lowered: NDArray[Any], start: int, stop: int) -> None:
-        """Add the transpose of `lower` to an image: each entry goes back to where its tap read."""
+        """Add the transpose of `lower` to an image, or to some of its channels: each entry to where its tap read."""
         first, last = self._rows(start, stop)
-        shape = (self._ins, last - first, *(axis.padded for axis in self._axes[1:]))
-        band = np.zeros(shape, dtype=image.dtype)
+        band = np.zeros((len(image), last - first, *(axis.padded for axis in self._axes[1:])), dtype=image.dtype)
         windows = self._windows(band, stop - start)
         lowered = lowered.reshape(windows.shape)
         for tap in np.ndindex(*self._taps):
-            at = (slice(None), slice(None), *tap)
-            windows[at] += lowered[at]
+            windows[:, *tap] += lowered[:, *tap]
         fold(band, self._axes, first, image)
 
     def _rows(self, start: int, stop: int) -> tuple[int, int]:
@@ -60,14 +68,12 @@ class Lowering:
         return axis.stride * start, axis.stride * (stop - 1) + axis.span
 
     def _windows(self, band: NDArray[Any], rows: int) -> NDArray[Any]:
-        """A view of a band (C_in, R, P_2..P_D) by window: (G, C_in / G, K_1..K_D, rows, M_2..M_D)."""
+        """A view of a band (C, R, P_2..P_D) by window: (C, K_1..K_D, rows, M_2..M_D)."""
         channel, *strides = band.strides
-        per_group = self._ins // self._groups
         return np.lib.stride_tricks.as_strided(
             band,
-            (self._groups, per_group, *self._taps, rows, *self._output[1:]),
+            (len(band), *self._taps, rows, *self._output[1:]),
             (
-                channel * per_group,
                 channel,
                 *(a.dilation * stride for a, stride in zip(self._axes, strides, strict=True)),
                 *(a.stride * stride for a, stride in zip(self._axes, strides, strict=True)),

@@ -15,6 +15,7 @@ from convmat.geometry import Geometry
 from convmat.products.fft import THREAD_WORK as FFT_WORK
 from convmat.products.fft import sent_range, tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES
+from convmat.products.lowering import pieces
 from convmat.products.separable import COLUMNS, MOST, ROWS, block_height
 from convmat.products.separable import THREAD_WORK as SEPARABLE_WORK
 from convmat.products.threads import workers
@@ -60,10 +61,12 @@ def estimates(geometry: Geometry, single: bool, rank: int | None) -> list[Estima
 
 
 def concurrency(method: str, geometry: Geometry) -> int:
-    """How many threads share the work of one product: ours, or those of BLAS where no matrix is a single row."""
+    """How many threads share the work of one product."""
     multiplications = math.prod(geometry.weight_shape) * math.prod(geometry.output_size)
     samples = math.prod(geometry.input_size)
-    if method == "toeplitz" or (method == "gemm" and geometry.out_channels > geometry.groups):
+    if method == "gemm":
+        return min(workers(), pieces(geometry))
+    if method == "toeplitz":
         return workers() if multiplications >= TOEPLITZ_WORK else 1
     if method == "separable":
         return workers() if samples >= SEPARABLE_WORK else 1
@@ -97,7 +100,7 @@ def work_bytes(method: str, geometry: Geometry, itemsize: int) -> float:
         return g.nnz * (itemsize + 4) + 4 * g.shape[0]
     if method == "gemm":
         row = g.in_channels * math.prod(g.kernel_size) * math.prod(g.output_size[1:]) * itemsize
-        return 2.0 * max(LOWERED_BYTES, row)
+        return 2.0 * threads * max(LOWERED_BYTES, row)
     if method == "toeplitz":
         row = g.in_channels * g.kernel_size[-1] * g.output_size[-1] * (g.stride[0] + 1) * itemsize
         return 2.0 * threads * max(BAND_BYTES, row)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.matrix import axis_matrix
-from convmat.products.blas import matmul
-from convmat.products.threads import Pool, Scratch, workers
+from convmat.products.threads import Pool, Scratch, blas_on_one_thread, workers
 
 ROWS = 48
 """Rows of a block of an axis matrix that is a product of its own."""
@@ -159,6 +158,7 @@ class AxisProducts:
         self._terms, self._shape = tuple(terms), shape
         self._pool = Pool()
 
+    @blas_on_one_thread()
     def apply(self, images: NDArray[Any]) -> NDArray[Any]:
         """The sum for each image of a batch."""
         results = np.empty((len(images), *self._shape), dtype=images.dtype)
@@ -212,10 +212,10 @@ def _left(block: _Block, x: NDArray[Any], out: NDArray[Any], scratch: Scratch) -
         out[...] = 0
     for number, (first, last, dense) in enumerate(block.pieces):
         if number == 0:
-            matmul(dense, x[first:last], out)
+            np.matmul(dense, x[first:last], out=out)
         else:
             more = scratch.array("more", out.shape, x.dtype)
-            matmul(dense, x[first:last], more)
+            np.matmul(dense, x[first:last], out=more)
             out += more
 
 
@@ -229,8 +229,8 @@ def _right(half: NDArray[Any], block: _Block, out: NDArray[Any], scratch: Scratc
         windows = np.lib.stride_tricks.as_strided(half[:, first:], size, (block.shift * item, row, item))
         target = out.reshape(rows, block.repeats, -1).swapaxes(0, 1)
         if number == 0 and not add:
-            matmul(windows, dense.T, target)
+            np.matmul(windows, dense.T, out=target)
         else:
             more = scratch.array("more", target.shape, half.dtype)
-            matmul(windows, dense.T, more)
+            np.matmul(windows, dense.T, out=more)
             target += more

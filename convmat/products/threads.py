@@ -1,11 +1,20 @@
-"""Run independent pieces of one product on the cores that this process may use."""
+"""The threads of this package: one pool for the process, and BLAS held to the thread that calls it.
+
+A BLAS has threads of its own, which wait for each other in loops that take a whole core. Where another process wants
+that core, or where the other threads are ours, a product of a millisecond can take a second. So there is one kind of
+thread, ours, which sleep while they wait, and what they call runs on the thread that calls it.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +29,9 @@ np.empty(31 * 2**20, dtype=np.uint8)
 
 
 def workers() -> int:
-    """How many threads one product may use: CONVMAT_NUM_THREADS, or else the cores this process may run on.
+    """How many threads one product may use: CONVMAT_NUM_THREADS, or else the cores that this process has.
+
+    These are the cores it may run on, or fewer where a container has a quota of processor time.
 
     Raises
     ------
@@ -29,12 +40,132 @@ def workers() -> int:
     """
     asked = os.environ.get(VARIABLE, "")
     if asked:
-        if not asked.isdigit() or int(asked) < 1:
+        if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
             raise ValueError(f"{VARIABLE}={asked!r} must be a positive integer")
         return int(asked)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota >= cores else max(1, math.ceil(quota))
+
+
+@cache
+def cpu_quota(root: Path = Path("/")) -> float:
+    """How many cores' time the control groups of Linux leave to this process: infinity where they set no quota.
+
+    The least of its group and of those that hold it, in version 1 and 2 of their files.
+    """
+    mount, found = root / "sys/fs/cgroup", [math.inf]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = mount / "cpu" if controllers else mount
+        group = top / path.lstrip("/")
+        found += [_quota(folder) for folder in (group, *group.parents) if folder.is_relative_to(top)]
+    return min(found)
+
+
+def _quota(folder: Path) -> float:
+    pair = _text(folder / "cpu.max").split() or [_text(folder / f"cpu.cfs_{word}_us") for word in ("quota", "period")]
+    try:
+        quota, period = map(int, pair)
+        return quota / period if quota > 0 else math.inf
+    except (ValueError, ZeroDivisionError):  # "max", or no such files
+        return math.inf
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+@contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Hold BLAS and LAPACK to the thread that calls them. May be nested, and entered by several threads at once.
+
+    A number of threads belongs to the whole process, but for a BLAS on OpenMP, where each thread has its own.
+    """
+    shared = _shared
+    own = _limit(library for library in _libraries() if _has_own_number(library))
+    shared.hold()
+    try:
+        yield
+    finally:
+        shared.let_go()
+        _restore(own)
+
+
+class _Shared:
+    """The libraries whose number of threads belongs to the process: one, from the first who holds it to the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._before: list[tuple[Any, int]] = []
+
+    def hold(self) -> None:
+        with self._lock:
+            if self._holders == 0:
+                self._before = _limit(library for library in _libraries() if not _has_own_number(library))
+            self._holders += 1
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                _restore(self._before)
+
+
+def _limit(libraries: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Set one thread; return the libraries for which that had an effect, and how many they had."""
+    before = [(library, library.get_num_threads() or 1) for library in libraries]
+    for library, count in before:
+        if count > 1:
+            library.set_num_threads(1)
+    return [(library, count) for library, count in before if count > 1 and library.get_num_threads() == 1]
+
+
+def _restore(before: list[tuple[Any, int]]) -> None:
+    for library, count in before:
+        # From 3.8 on threadpoolctl obeys the thread alone that was the first to set a number: that was one of ours.
+        clear = getattr(library, "clear_controlling_thread", lambda force: None)
+        clear(force=True)
+        library.set_num_threads(count)
+        clear(force=True)
+
+
+@cache
+def _libraries() -> tuple[Any, ...]:
+    """Looked for once: those of numpy and scipy are there when this package is."""
+    from threadpoolctl import ThreadpoolController
+
+    return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def _has_own_number(library: Any) -> bool:
+    return getattr(library, "threading_layer", "") == "openmp"
+
+
+_shared = _Shared()
+
+
+@cache
+def _helpers(count: int) -> ThreadPoolExecutor:
+    """The threads that help the callers of `Pool.run`, shared by all of them, started when they are first needed."""
+    return ThreadPoolExecutor(count, thread_name_prefix="convmat")
+
+
+def _after_fork() -> None:
+    """A child process has none of its parent's threads, and nothing that they hold is ever let go."""
+    global _shared
+    _helpers.cache_clear()
+    _shared = _Shared()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Scratch:
@@ -61,33 +192,72 @@ class Pool:
     def run(self, task: Callable[..., None], pieces: Iterable[tuple[Any, ...]], threads: int) -> None:
         """Call ``task(scratch, *piece)`` for each piece, on the given number of threads; raise the first error again.
 
-        The threads live for this call alone: starting one costs some 50 microseconds, and nothing is left behind.
+        The caller works too. It waits for pieces that a helper is at, never for a helper that has not come yet: on a
+        busy machine that may take longer than all of the work.
         """
-        queue = iter(list(pieces))
-        lock = threading.Lock()
-        errors: list[BaseException] = []
-
-        def work() -> None:
+        job = _Job(task, pieces, self._idle)
+        with blas_on_one_thread():
+            helping = _call(job.work, threads - 1)
             try:
-                scratch = self._idle.pop()
-            except IndexError:
-                scratch = Scratch()
-            while not errors:
-                with lock:
-                    piece = next(queue, None)
+                job.work()
+            finally:
+                for future in helping:
+                    future.cancel()
+                job.close()
+        if job.errors:
+            raise job.errors[0]
+
+
+class _Job:
+    """Pieces of work that several threads take, one after the other."""
+
+    def __init__(self, task: Callable[..., None], pieces: Iterable[tuple[Any, ...]], idle: list[Scratch]) -> None:
+        self._task, self._idle = task, idle
+        self._left = iter(list(pieces))
+        self._under_way = 0
+        self._changed = threading.Condition()
+        self.errors: list[BaseException] = []
+
+    def work(self) -> None:
+        """Take pieces until none are left, or one has failed."""
+        try:
+            scratch = self._idle.pop()
+        except IndexError:
+            scratch = Scratch()
+        while True:
+            with self._changed:
+                piece = None if self.errors else next(self._left, None)
                 if piece is None:
                     break
-                try:
-                    task(scratch, *piece)
-                except BaseException as error:  # raised again below, by the caller's thread
-                    errors.append(error)
-            self._idle.append(scratch)
+                self._under_way += 1
+            try:
+                self._task(scratch, *piece)
+            except BaseException as error:  # raised again by the caller's thread
+                self.errors.append(error)
+            finally:
+                with self._changed:
+                    self._under_way -= 1
+                    self._changed.notify()
+        self._idle.append(scratch)
 
-        helpers = [threading.Thread(target=work) for _ in range(threads - 1)]
-        for helper in helpers:
-            helper.start()
-        work()
-        for helper in helpers:
-            helper.join()
-        if errors:
-            raise errors[0]
+    def close(self) -> None:
+        """Give out no more pieces, and wait until none is under way."""
+        with self._changed:
+            self._left = iter(())
+            self._changed.wait_for(lambda: self._under_way == 0)
+
+
+def _call(work: Callable[[], None], helpers: int) -> list[Future[None]]:
+    """Ask that many helpers to work, as they become free."""
+    if helpers < 1:
+        return []
+    try:
+        pool = _helpers(max(helpers, workers() - 1))
+        return [pool.submit(_help, work) for _ in range(helpers)]
+    except RuntimeError:  # the interpreter is ending, or the system has no more threads: the caller does it all
+        return []
+
+
+@blas_on_one_thread()
+def _help(work: Callable[[], None]) -> None:
+    work()

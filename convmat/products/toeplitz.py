@@ -23,7 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.blas import SINGLE, matmul
 from convmat.products.padding import extend_rows, fold_columns, fold_rows, read_columns, read_tile
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import ZERO, Axis
@@ -33,6 +32,9 @@ BAND_BYTES = 2**21
 
 THREAD_WORK = 2**20
 """Multiplications below which a second thread does not pay."""
+
+LINE_WORK = 2**21
+"""Multiplications of a piece of a line, as stored: many are zeros."""
 
 
 class Toeplitz:
@@ -118,7 +120,7 @@ class _Line:
                 up[:, :, self._reach - back + j, :, j, phase] = kernel[..., k]
         self._down = down.reshape(groups, ins * self._window, outs * b)
         self._up = up.reshape(groups, outs * (self._reach + b), ins * b * axis.stride)
-        self._step = b * max(1, SINGLE // max(self._down[0].size, self._up[0].size))
+        self._step = b * max(1, LINE_WORK // max(self._down[0].size, self._up[0].size))
         self._busy = kernel.size * axis.output >= THREAD_WORK
         self._pool = Pool()
 
@@ -143,7 +145,7 @@ class _Line:
             lowered = scratch.array("lowered", windows.shape, x.dtype)
             lowered[...] = windows
             sums = scratch.array("sums", (groups, blocks, outs * b), x.dtype)
-            matmul(lowered.reshape(groups, blocks, -1), self._down, sums)
+            np.matmul(lowered.reshape(groups, blocks, -1), self._down, out=sums)
             rows = sums.reshape(groups, blocks, outs, b).transpose(0, 2, 1, 3).reshape(groups, outs, -1)
             out[:, :, start:stop] = rows[:, :, : stop - start]
 
@@ -167,7 +169,7 @@ class _Line:
             lowered = scratch.array("lowered", windows.shape, y.dtype)
             lowered[...] = windows
             sums = scratch.array("sums", (groups, blocks, self._up.shape[2]), y.dtype)
-            matmul(lowered.reshape(groups, blocks, -1), self._up, sums)
+            np.matmul(lowered.reshape(groups, blocks, -1), self._up, out=sums)
             rows = sums.reshape(groups, blocks, ins, -1).transpose(0, 2, 1, 3).reshape(groups * ins, -1)
             sent[:, axis.stride * start : axis.stride * stop] = rows[:, : axis.stride * (stop - start)]
 
@@ -309,7 +311,7 @@ class _ShiftedDown(_Down):
             (group, row * b * self._row_stride, row if ins * phases == 1 else column, item),
         )
         sums = scratch.array("sums", (groups, blocks, self._toeplitz.shape[1], columns), plane.dtype)
-        matmul(self._toeplitz[:, None], windows, sums)
+        np.matmul(self._toeplitz[:, None], windows, out=sums)
         sums = sums.reshape(groups, blocks, len(self._shifts), outs, b, columns)
         terms = [
             sums[:, :, t, :, skip:, shift : shift + width].transpose(0, 2, 1, 3, 4)
@@ -352,14 +354,14 @@ class _LoweredDown(_Down):
             (group, row * b * self._row_stride, column, item),
         )
         if b == 1:
-            matmul(self._toeplitz[:, None], windows, out.transpose(0, 2, 1, 3))
+            np.matmul(self._toeplitz[:, None], windows, out=out.transpose(0, 2, 1, 3))
             return
         if outs == 1 and not skip:
-            matmul(self._toeplitz[:, None], windows, out.reshape(groups, blocks, b, width))
+            np.matmul(self._toeplitz[:, None], windows, out=out.reshape(groups, blocks, b, width))
             return
         target = out.reshape(groups, outs, blocks, b - skip, width)
         sums = scratch.array("sums", (groups, blocks, outs * b, width), piece.dtype)
-        matmul(self._toeplitz[:, None], windows, sums)
+        np.matmul(self._toeplitz[:, None], windows, out=sums)
         target[...] = sums.reshape(groups, blocks, outs, b, width)[:, :, :, skip:].transpose(0, 2, 1, 3, 4)
 
 
@@ -425,7 +427,7 @@ class _Up:
         height = b * self._row_stride
         sums = scratch.array("sums", (groups, blocks, len(self._phases), ins, height, columns), y.dtype)
         flat = sums.reshape(groups, blocks, -1, columns)
-        matmul(self._toeplitz[:, None], windows, flat)
+        np.matmul(self._toeplitz[:, None], windows, out=flat)
         if s == 1 and (blocks == 1 or ins == 1):
             return sums.reshape(groups * ins, blocks * height, columns)
         sent = scratch.array("sent", (groups, ins, blocks, height, self._padded), y.dtype)
