@@ -8,6 +8,8 @@ import os
 for _library in ("OPENBLAS", "OMP", "MKL"):  # read when numpy is imported, which is later
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+os.environ.setdefault("SCIPY_USE_PROPACK", "1")  # svds(solver="propack") of older scipy asks for it
+
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -39,7 +39,8 @@ def assert_canonical(matrix):
 
 def sorted_transpose(matrix):
     """The transpose as scipy makes it: through its own conversion and sort."""
-    flipped = scipy.sparse.coo_array((matrix.data, matrix.tocoo().coords[::-1]), shape=matrix.shape[::-1]).tocsr()
+    coo = matrix.tocoo()
+    flipped = scipy.sparse.coo_array((coo.data, (coo.col, coo.row)), shape=matrix.shape[::-1]).tocsr()
     flipped.sort_indices()
     return flipped
 

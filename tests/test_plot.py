@@ -141,7 +141,7 @@ def binned(matrix, height, width):
     ends = [
         [size * (b + 1) // count for b in range(count)] for size, count in zip(matrix.shape, bins.shape, strict=True)
     ]
-    for row, col in zip(*coo.coords, strict=True):
+    for row, col in zip(coo.row, coo.col, strict=True):
         bins[np.searchsorted(ends[0], row, side="right"), np.searchsorted(ends[1], col, side="right")] += 1
     return bins
 

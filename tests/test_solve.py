@@ -22,7 +22,7 @@ TOLERANCE = 1e-10
 
 def dense_solution(A, y, damp, R=None):
     """The minimiser by an orthogonal decomposition of the stacked matrix, (columns, unknowns)."""
-    matrix = A.toarray() * np.float64(1)
+    matrix = A.toarray().astype(np.result_type(A.dtype, np.float64))
     penalty = np.eye(matrix.shape[1]) if R is None else R.toarray()
     stacked = np.concatenate([matrix, damp * penalty])
     right = np.concatenate([y.reshape(-1, len(matrix)).T, np.zeros((len(penalty), y.size // len(matrix)))])
@@ -30,7 +30,7 @@ def dense_solution(A, y, damp, R=None):
 
 
 def inverse_of(A, damp, R=None):
-    matrix = A.toarray() * np.float64(1)
+    matrix = A.toarray().astype(np.result_type(A.dtype, np.float64))
     penalty = np.eye(matrix.shape[1]) if R is None else R.toarray()
     return np.linalg.inv(matrix.conj().T @ matrix + damp**2 * penalty.conj().T @ penalty)
 
@@ -548,7 +548,7 @@ def test_a_tiny_damp_is_corrected_or_admitted():
     y = blurred(B)
     for damp in (1e-5, 1e-8):
         x, info = tikhonov(B, y, damp)
-        expected = np.linalg.lstsq(np.vstack([B.toarray(), damp * np.eye(1600)]), np.pad(y, (0, 1600)))[0]
+        expected = np.linalg.lstsq(np.vstack([B.toarray(), damp * np.eye(1600)]), np.pad(y, (0, 1600)), rcond=None)[0]
         assert np.abs(x - expected).max() <= 1e-6 * np.abs(expected).max()
         assert info.converged == (info.relative_residual <= 1e-8)
 

@@ -126,7 +126,7 @@ def test_least_squares_of_a_strided_layer_are_those_of_the_pseudo_inverse(form, 
     wide = A.toarray()
     assert wide.shape[0] < wide.shape[1]
     np.testing.assert_allclose(solve(forms(A)[form], wide @ x), np.linalg.pinv(wide) @ (wide @ x), atol=1e-9)
-    np.testing.assert_allclose(solve(forms(A.T)[form], x), np.linalg.lstsq(wide.T, x)[0], atol=1e-9)
+    np.testing.assert_allclose(solve(forms(A.T)[form], x), np.linalg.lstsq(wide.T, x, rcond=None)[0], atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", ["arpack", "lobpcg", "propack"])
@@ -230,7 +230,7 @@ def test_stacked_operators_solve_with_damping():
     A = Conv1d([1.0, 2.0, 1.0], 20, padding=1)
     b = np.random.default_rng(3).standard_normal(20)
     stacked = scipy.sparse.vstack([A.tosparse(), 0.5 * scipy.sparse.eye_array(20)])
-    expected = np.linalg.lstsq(stacked.toarray(), np.concatenate([b, np.zeros(20)]))[0]
+    expected = np.linalg.lstsq(stacked.toarray(), np.concatenate([b, np.zeros(20)]), rcond=None)[0]
     np.testing.assert_allclose(lsqr(A, b, damp=0.5, atol=1e-14, btol=1e-14)[0], expected, atol=1e-10)
 
 

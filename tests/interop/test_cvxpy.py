@@ -56,7 +56,7 @@ def test_sparse_recovery_has_the_optimum_of_linprog():
     S, y = A.tosparse(), A.apply(points).ravel()
     x = cp.Variable(A.shape[1])
     problem = cp.Problem(cp.Minimize(cp.norm1(x)), [S @ x == y])
-    problem.solve(solver=cp.HIGHS)
+    problem.solve(**TIGHT)
     want = linprog(np.ones(2 * x.size), A_eq=scipy.sparse.hstack([S, -S]), b_eq=y)  # x = u - v, u and v >= 0
     assert problem.value == pytest.approx(want.fun, rel=1e-8)
     np.testing.assert_allclose(S @ x.value, y, atol=1e-8)
@@ -70,7 +70,7 @@ def test_total_variation_with_the_matrices_of_difference_filters():
     x = cp.Variable(step.size)
     variation = cp.norm1(down @ x) + cp.norm1(right @ x)
     problem = cp.Problem(cp.Minimize(variation), [A.tosparse() @ x == A.apply(step).ravel()])
-    problem.solve(solver=cp.HIGHS)
+    problem.solve(**TIGHT)
     # The same as a linear programme: |D x| <= t
     D = scipy.sparse.vstack([down, right])
     eye = scipy.sparse.eye_array(D.shape[0])
