@@ -3,6 +3,9 @@
 A file holds the weight, bit for bit, and the arguments of the convolution, resolved; those of a transposed convolution
 are of the convolution that it transposes. They go through the same rules as the arguments of a user, so that no file
 makes an operator that a call could not make. A SHA-256 of all fields tells a damaged or edited file; it signs nothing.
+
+A reader believes no size that a file declares: its members are stored, not compressed, and add up to no more than the
+file itself, so that what is allocated is at most what was sent.
 """
 
 from __future__ import annotations
@@ -10,18 +13,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import math
 import os
+import re
 import secrets
-from collections.abc import Mapping
+import sys
+import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from convmat.factors import Correlate, Crop, Downsample, Pad, Upsample, _IndexMap
 from convmat.geometry import DTYPES, Geometry, as_weight, conv_geometry
+from convmat.matrix import check_bytes
 from convmat.operators import (
     Conv,
     Conv1d,
@@ -74,6 +81,25 @@ _FIXED: dict[str, dict[str, Any]] = {
 
 _CEILING = {repr(word): word for word in ("same_upper", "same_lower")}
 """Paddings as given that say more than their pairs: which input sizes share the output size."""
+
+_ARRAY = re.compile(r"\w+\(\[[-\d,\[\] \n]*\](,[ \n]+dtype=\w+)?\)", re.ASCII)
+"""A padding that was given as an array of integers, as numpy prints it: the only one that has several lines."""
+
+_MAGIC = b"PK\x03\x04"
+"""What a .npz begins with: the header of its first member."""
+
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(..)(\{'descr': '([<>|][biufcU][1-9]\d*)', 'fortran_order': (True|False), "
+    rb"'shape': \((|\d+,|\d+(?:, \d+)+)\), \} *\n)",
+    re.DOTALL,
+)
+"""What numpy writes in front of the numbers or text of an array. Never evaluated: `ast` has limits of its own."""
+
+_SMALL = 2**14
+"""Bytes that a member other than the weight may have: the sizes of any number of axes, four thousand letters."""
+
+_AT_ONCE = 2**18
+"""Bytes read at once. The list of members that `save` writes fits, one of a million names does not."""
 
 
 def save(operator: ImageOperator, path: str | os.PathLike[str] | IO[bytes]) -> None:
@@ -143,7 +169,7 @@ def load(path: str | os.PathLike[str] | IO[bytes]) -> ImageOperator:
     Parameters
     ----------
     path : str, path or binary file
-        A file is read from where it stands to its end, and stays open.
+        A file is read from where it stands to its end, and stays open; one that cannot seek is held in memory.
 
     Returns
     -------
@@ -153,18 +179,24 @@ def load(path: str | os.PathLike[str] | IO[bytes]) -> ImageOperator:
     Raises
     ------
     TypeError
-        If `path` is neither a path nor a file.
+        If `path` is neither a path nor a binary file.
     ValueError
         If the file is no file of `save`, of a newer version, damaged, edited, or does not describe an operator.
+    MemoryError
+        If the weight that the file holds is more than this machine has available.
     OSError
         If the file cannot be read.
     """
-    if hasattr(path, "read"):
-        data, name = path.read(), repr(getattr(path, "name", type(path).__name__))
+    if isinstance(path, io.TextIOBase):
+        raise TypeError(f"path={path!r} is open as text: open it by open(..., 'rb')")
+    if isinstance(path, str | os.PathLike) or not hasattr(path, "read"):
+        target = _named(path)
+        name = repr(str(target))
+        with open(target, "rb") as file:
+            fields = _read(file, name)
     else:
-        file = _named(path)
-        data, name = file.read_bytes(), repr(str(file))
-    fields = _read(data, name)
+        name = repr(getattr(path, "name", type(path).__name__))
+        fields = _read(path, name)
     try:
         return _operator(fields)
     except (TypeError, ValueError) as error:
@@ -237,8 +269,8 @@ def _geometry(fields: Mapping[str, NDArray[Any]]) -> Geometry:
     """The geometry, which prints the padding as it was given."""
     given = fields["padding_as_given"].item()
     pairs = tuple(tuple(pair) for pair in fields["padding"].tolist())
-    if not given.replace("\n", "").isprintable():
-        raise ValueError(f"padding_as_given={given!r} must be printable")
+    if not (given.isascii() and given.isprintable()) and not _ARRAY.fullmatch(given):
+        raise ValueError(f"padding_as_given={given!r} must be printable ASCII")
     geometry = conv_geometry(
         fields["weight"].shape,
         fields["input_size"].tolist(),
@@ -254,10 +286,30 @@ def _geometry(fields: Mapping[str, NDArray[Any]]) -> Geometry:
     return dataclasses.replace(geometry, asked=given)
 
 
-def _read(data: bytes, name: str) -> dict[str, NDArray[Any]]:
+class _Pieces:
+    """A file that hands out little at once, however much is asked for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        return self._file.read(min(count, _AT_ONCE) if count >= 0 else _AT_ONCE)
+
+
+def _read(file: IO[bytes], name: str) -> dict[str, NDArray[Any]]:
     """The fields of a file, if it is one of a version that is known here, complete and unchanged."""
-    with _archive(data, name) as archive:
-        if "format" not in archive.files or str(_member(archive, "format", name)) != _FORMAT:
+    head = file.read(len(_MAGIC))
+    if head != _MAGIC:
+        raise ValueError(f"{name} is not a .npz file: it does not begin with {_MAGIC!r}")
+    if hasattr(file, "seekable") and file.seekable():
+        start = file.tell() - len(head)
+    else:
+        file, start = io.BytesIO(head + file.read()), 0
+
+    with _archive(file, start, name) as archive:
+        names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+        if "format" not in names or not _says(_member(archive, "format", name), _FORMAT):
             raise ValueError(f"{name} is not a file of convmat.save: its field 'format' is not {_FORMAT!r}")
         version = _member(archive, "version", name)
         if version.shape != () or version.dtype.kind != "i":
@@ -266,35 +318,83 @@ def _read(data: bytes, name: str) -> dict[str, NDArray[Any]]:
             hint = ", a newer convmat wrote it" if version > _VERSION else ""
             raise ValueError(f"{name} has version {version}{hint}: this one reads version {_VERSION}")
         expected = {"format", "version", *_FIELDS, "sha256"}
-        if sorted(archive.files) != sorted(expected):
-            missing, unknown = expected.difference(archive.files), set(archive.files) - expected
+        if sorted(names) != sorted(expected):
             raise ValueError(
                 f"{name} must have the fields {', '.join(sorted(expected))}, once each; missing: "
-                f"{', '.join(sorted(missing)) or 'none'}; unknown: {', '.join(sorted(unknown)) or 'none'}"
+                f"{_list(expected.difference(names))}; unknown: {_list(set(names) - expected)}"
             )
-        fields = {field: _member(archive, field, name) for field in archive.files}
-    if str(fields.pop("sha256")) != _digest(fields):
+        fields = {field: _member(archive, field, name) for field in names}
+    file.seek(0, os.SEEK_END)
+    if not _says(fields.pop("sha256"), _digest(fields)):
         raise ValueError(f"{name} is damaged or was edited: its SHA-256 is another")
     return fields
 
 
-def _archive(data: bytes, name: str) -> NpzFile:
+def _archive(file: IO[bytes], start: int, name: str) -> zipfile.ZipFile:
+    """The archive from there to the end of the file, whose members have no more bytes than the file."""
     try:
-        return NpzFile(io.BytesIO(data), own_fid=True, allow_pickle=False)
+        archive = zipfile.ZipFile(_Pieces(file))
+    except OSError:
+        raise
     except Exception as error:
         raise ValueError(f"{name} is not a .npz file: {error}") from error
+    members = archive.infolist()
+    if min((info.header_offset for info in members), default=None) != start:
+        raise ValueError(f"{name} is not a .npz file of its own: its first member is not at its start")
+    file.seek(0, os.SEEK_END)
+    size = file.tell() - start
+    declared = max(
+        sum(info.compress_size for info in members),
+        max(info.header_offset - start + info.compress_size for info in members),
+    )
+    if declared > size:
+        raise ValueError(f"{name} is damaged: it has {size} bytes, and its members are said to need {declared}")
+    return archive
 
 
-def _member(archive: NpzFile, field: str, name: str) -> NDArray[Any]:
+def _member(archive: zipfile.ZipFile, field: str, name: str) -> NDArray[Any]:
     try:
-        array = archive[field]
-    except MemoryError:
+        info = archive.getinfo(f"{field}.npy")
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise ValueError("it is compressed, and so is not a member that save writes")
+        if field != "weight" and info.file_size > _SMALL:
+            raise ValueError(f"it has {info.file_size} bytes, and must not have more than {_SMALL}")
+        with archive.open(info) as member:
+            return _array(member, info.file_size)
+    except OSError:
         raise
-    except Exception as error:  # of zipfile, zlib or numpy, by where the damage is
+    except MemoryError as error:
+        raise MemoryError(f"{name} holds more than there is memory for, its field {field!r}: {error}") from error
+    except Exception as error:  # of zipfile or numpy, by where the damage is
         raise ValueError(f"{name} cannot be read, its field {field!r}: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{name} cannot be read, its field {field!r}: it is not a .npy array")
-    return array
+
+
+def _array(member: IO[bytes], size: int) -> NDArray[Any]:
+    """The array of a member of this many bytes, if it is what its header says."""
+    head = member.read(_SMALL)
+    match = _HEADER.match(head)
+    if match is None or int.from_bytes(match[1], "little") != len(match[2]):
+        raise ValueError(f"it begins with {head[:96]!r}, not as numpy.save(..., allow_pickle=False) begins numbers or "
+                         f"text")  # fmt: skip
+    dtype = np.dtype(match[3].decode())
+    shape = tuple(map(int, re.findall(rb"\d+", match[5])))
+    needed = math.prod(shape) * dtype.itemsize
+    if needed != size - match.end():
+        raise ValueError(f"an array of shape {shape} and dtype {dtype} has {needed} bytes, not {size - match.end()}")
+    check_bytes(f"an array of shape {shape}, and a copy of it,", 2 * needed, "load it where there are more")
+    data = b"".join((head[match.end() :], *iter(lambda: member.read(_AT_ONCE), b"")))
+    if dtype.kind == "U" and np.frombuffer(data, f"{dtype.str[0]}u4").max(initial=0) > sys.maxunicode:
+        raise ValueError("it holds what is no letter")  # of which Python makes a SystemError
+    return np.frombuffer(data, dtype).reshape(shape, order="F" if match[4] == b"True" else "C")
+
+
+def _says(array: NDArray[Any], text: str) -> bool:
+    return array.dtype.kind == "U" and array.shape == () and bool(array == text)
+
+
+def _list(names: Iterable[str]) -> str:
+    """The first few names, without what a terminal would obey."""
+    return ", ".join(ascii(name)[1:-1][:40] for name in sorted(names)[:9]) or "none"
 
 
 def _digest(fields: Mapping[str, NDArray[Any]]) -> str:
@@ -303,7 +403,7 @@ def _digest(fields: Mapping[str, NDArray[Any]]) -> str:
     for field in sorted(fields):
         array = fields[field]
         total.update(f"{field} {array.dtype.str} {array.shape} ".encode())
-        total.update(array.tobytes())
+        total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # tobytes would copy
     return total.hexdigest()
 
 

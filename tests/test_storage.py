@@ -1,11 +1,11 @@
 """Operators survive a file, bit for bit; other files are refused. And the matrices survive the formats of scipy."""
 
-import hashlib
 import io
 import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import convmat
 from convmat.storage import load, save
+from tests.hostile import Member, described, npy, pack, seal, unpack, wide_end
 from tests.strategies import CONV_TRANSPOSE, layers, transposed_layers
 
 rng = np.random.default_rng(3)
@@ -55,17 +56,6 @@ def members(data):
     """The arrays of a file, by numpy."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
-
-
-def seal(fields):
-    """The file of these fields, with the right checksum: written after the documentation, not by the code."""
-    fields = {name: np.asarray(value) for name, value in fields.items() if name != "sha256"}
-    total = hashlib.sha256()
-    for name, array in sorted(fields.items()):
-        total.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
-    file = io.BytesIO()
-    np.savez(file, **fields, sha256=np.array(total.hexdigest()))
-    return file.getvalue()
 
 
 def saved(A):
@@ -302,6 +292,12 @@ EDITS = {
     "padding too large": ({"padding": [[1, 1], [1, 8]]}, "padding_mode='reflect' needs it smaller"),
     "padding and its word": ({"padding_as_given": "'same_upper'"}, "padding=.* must be that of padding_as_given"),
     "escape sequence": ({"padding_as_given": "\x1b[2J"}, "must be printable"),
+    "groups 0": ({"groups": 0}, "groups=0 must be at least 1"),
+    "size beyond 64 bits": ({"input_size": [2**62, 8]}, "more rows or columns than 64-bit index arithmetic can count"),
+    "stride beyond 64 bits": ({"stride": [2**63 - 1, 1]}, "is too large"),
+    "padding beyond 64 bits": ({"padding": [[2**63 - 1] * 2] * 2, "padding_mode": "zeros"}, "is too large"),
+    "padding that crops all": ({"padding": [[-(2**63)] * 2] * 2, "padding_mode": "zeros"}, "crops everything"),
+    "weight without entries": ({"weight": np.zeros((4, 3, 0, 2**40))}, "every axis must have at least 1 entry"),
     "mode": ({"padding_mode": "wrap"}, "padding_mode='wrap' must be one of"),
     "groups": ({"groups": 3}, "groups=3 must divide"),
     "groups is text": ({"groups": "1"}, "groups must be an integer"),
@@ -361,6 +357,298 @@ def test_an_edited_field_is_told_by_the_checksum(field):
     np.savez(file, **(GOOD | {field: CHANGED[field]}))
     with pytest.raises(ValueError, match="damaged or was edited"):
         load(io.BytesIO(file.getvalue()))
+
+
+MEMBERS = {member.name.decode(): member for member in unpack(seal(GOOD))}
+
+
+def packed(changes=(), **end):
+    """The good file, with other members of these names."""
+    return pack((MEMBERS | dict(changes)).values(), **end)
+
+
+def with_npy(field, data):
+    return packed({f"{field}.npy": Member(f"{field}.npy".encode(), data)})
+
+
+@pytest.fixture
+def peak():
+    """What Python and numpy have allocated at most since the test began, in bytes."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    yield lambda: tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+
+
+def test_the_archives_of_these_tests_are_archives():
+    assert_same(load(io.BytesIO(packed())), load(io.BytesIO(seal(GOOD))))
+
+
+def test_a_file_written_to_a_stream_has_its_sizes_behind_its_members_and_is_read():
+    A = convmat.Conv2d(WEIGHT, (9, 8))
+    read, write = os.pipe()
+    with open(read, "rb") as source:
+        with open(write, "wb") as sink:
+            save(A, sink)
+        data = source.read()
+    assert data[6] & 8
+    assert_same(load(io.BytesIO(data)), A)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f8", ">f8", "<c8", ">c8"])
+def test_weights_of_either_byte_order_and_either_order_of_axes_are_read(dtype, order):
+    W = np.asarray(WEIGHT.astype(dtype), order=order)
+    B = load(io.BytesIO(seal(GOOD | {"weight": W})))
+    np.testing.assert_array_equal(B.weight, W)
+    assert B.dtype == W.dtype.newbyteorder("=")
+
+
+def test_a_compressed_member_is_refused_before_it_is_inflated(peak):
+    for name in ("weight.npy", "kind.npy", "format.npy"):
+        bomb = io.BytesIO()
+        with zipfile.ZipFile(bomb, "w") as archive:
+            for other, member in MEMBERS.items():
+                fill = member.data + bytes(2**26) if other == name else member.data
+                archive.writestr(other, fill, compress_type=zipfile.ZIP_DEFLATED if other == name else None)
+        del fill
+        tracemalloc.reset_peak()
+        before = peak()
+        with pytest.raises(ValueError, match="is compressed"):
+            load(io.BytesIO(bomb.getvalue()))
+        assert peak() < before + 2**21
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93, 99])
+def test_every_compression_is_refused(method):
+    changed = Member(b"weight.npy", MEMBERS["weight.npy"].data, method=method)
+    with pytest.raises(ValueError, match="field 'weight': it is compressed"):
+        load(io.BytesIO(packed({"weight.npy": changed})))
+
+
+NUMBERS = np.zeros(4).tobytes()
+HEADERS = {
+    "2^40 entries": npy(described("'<f8'", (2**40,)), NUMBERS),
+    "more entries than 64 bits count": npy(described("'<f8'", (2**62, 2**62)), NUMBERS),
+    "none, and 2^62 along the other axes": npy(described("'<f8'", (0, 2**62, 2**62))),
+    "a long text": npy(described("'<U100000000'", ()), bytes(16)),
+    "a text of more than all memory": npy(described("'<U4611686018427387904'", ()), bytes(16)),
+    "an empty text": npy(described("'<U0'", (2**40,))),
+    "a negative shape": npy(described("'<f8'", (-4,)), NUMBERS),
+    "two negative axes": npy(described("'<f8'", (-2, -2)), NUMBERS),
+    "a shape of floats": npy(described("'<f8'", (4.0,)), NUMBERS),
+    "a shape of bools": npy(described("'<f8'", (True, 4)), NUMBERS),
+    "octal": npy(described("'<f8'", "(0o4,)"), NUMBERS),
+    "sixty-five axes": npy(described("'<f8'", (1,) * 64 + (4,)), NUMBERS),
+    "objects": npy(described("'|O'", (4,)), NUMBERS),
+    "a structure": npy(described("[('a', '<f8')]", (4,)), NUMBERS),
+    "a subarray": npy(described("('<f8', (4,))", ()), NUMBERS),
+    "dates": npy(described("'<M8[s]'", (4,)), NUMBERS),
+    "void": npy(described("'|V8'", (4,)), NUMBERS),
+    "long doubles that do not exist": npy(described("'<f7'", (4,)), bytes(28)),
+    "a call": npy(described("'<f8'", "__import__('os').abort()"), NUMBERS),
+    "nested brackets": npy("(" * 4000 + "\n", NUMBERS),
+    "a chain of signs": npy(described("'<f8'", f"({'-' * 9000}4,)"), NUMBERS),
+    "an escape that Python warns about": npy(described("'\\d'", (4,)), NUMBERS),
+    "an integer of Python 2": npy(described("'<f8'", "(4L,)"), NUMBERS),
+    "text": npy("no header\n", NUMBERS),
+    "no header": npy(b""),
+    "a header longer than the member": npy(described("'<f8'", (4,)), length=65535),
+    "version 2, a header of 4 GiB": npy(described("'<f8'", (4,)), NUMBERS, version=(2, 0), length=2**32 - 1),
+    "version 9": npy(described("'<f8'", (4,)), NUMBERS, version=(9, 0)),
+    "nothing": b"",
+    "half a magic": b"\x93NUM",
+    "letters beyond Unicode": npy(described("'<U2'", ()), b"a\0\0\0\0\0\x11\0"),
+    "letters beyond Unicode, most significant first": npy(described("'>U1'", ()), b"\xff\xff\xff\xff"),
+    "entries beyond the shape": npy(described("'<f8'", (3,)), NUMBERS),
+}
+"""Name -> a .npy that is none, or not one of `save`."""
+
+
+@pytest.mark.parametrize("field", ["weight", "kind", "version", "sha256"])
+@pytest.mark.parametrize("header", HEADERS)
+def test_an_array_that_is_not_what_its_header_says_is_refused(field, header, peak):
+    with pytest.raises(ValueError, match=f"cannot be read, its field '{field}': "):
+        load(io.BytesIO(with_npy(field, HEADERS[header])))
+    assert peak() < 2**21
+
+
+@pytest.mark.parametrize("field", sorted({*GOOD} - {"weight"}))
+def test_fields_other_than_the_weight_are_short(field, peak):
+    big = with_npy(field, npy(described("'<U1000000'", ()), bytes(4_000_000)))
+    tracemalloc.reset_peak()
+    before = peak()
+    with pytest.raises(ValueError, match=f"its field '{field}': it has 40000.. bytes"):
+        load(io.BytesIO(big))
+    assert peak() < before + 2**21
+
+
+W = MEMBERS["weight.npy"].data
+LIES = {
+    "a member larger than the file": {"weight.npy": Member(b"weight.npy", W, packed=2**31, size=2**31)},
+    "a member of 2^60 bytes": {"weight.npy": Member(b"weight.npy", W, packed=2**60, size=2**60)},
+    "unpacked to 2^60 bytes": {"weight.npy": Member(b"weight.npy", W, size=2**60)},
+    "unpacked to less": {"weight.npy": Member(b"weight.npy", W, size=100)},
+    "beyond the end": {"weight.npy": Member(b"weight.npy", W, offset=2**31)},
+    "2^60 bytes beyond the end": {"weight.npy": Member(b"weight.npy", W, offset=2**60)},
+    "another member's place": {"stride.npy": Member(b"stride.npy", W, offset=0)},
+    "another name inside": {"stride.npy": Member(b"stride.npy", MEMBERS["stride.npy"].data, inner=b"dilate.npy")},
+    "another checksum": {"stride.npy": Member(b"stride.npy", MEMBERS["stride.npy"].data, crc=1)},
+    "encrypted": {"kind.npy": Member(b"kind.npy", MEMBERS["kind.npy"].data, flags=1)},
+    "patched": {"kind.npy": Member(b"kind.npy", MEMBERS["kind.npy"].data, flags=32)},
+    "strongly encrypted": {"kind.npy": Member(b"kind.npy", MEMBERS["kind.npy"].data, flags=64)},
+    "half an extra field": {"kind.npy": Member(b"kind.npy", MEMBERS["kind.npy"].data, extra=b"\1\0\xff\xff")},
+    "no suffix": {"kind.npy": Member(b"kind", MEMBERS["kind.npy"].data)},
+    "zero in the name": {"kind.npy": Member(b"kind\0.npy", MEMBERS["kind.npy"].data)},
+    "a name that is no UTF-8": {"kind.npy": Member(b"kind\xff.npy", MEMBERS["kind.npy"].data, flags=2048)},
+    "all members in one place": {
+        name: Member(member.name, W, offset=0, inner=b"weight.npy") for name, member in MEMBERS.items()
+    },
+}
+"""Name -> members of which the directory does not say the truth."""
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_directory_that_lies_is_refused(lie, tmp_path, peak):
+    path = tmp_path / "layer.npz"
+    path.write_bytes(packed(LIES[lie]))
+    with pytest.raises(ValueError, match=r"layer\.npz' "):
+        load(path)
+    assert peak() < 2**21
+
+
+ENDS = {
+    "no entries": {"length": 0},
+    "a directory of 4 GiB": {"length": 2**32 - 1},
+    "a directory before the start": {"length": 2**31, "start": 2**31},
+    "a directory of 2^60 bytes": {"locator": wide_end(2**60, 0)},
+    "a directory at 2^63": {"locator": wide_end(100, 2**63)},
+    "a directory before 2^64": {"locator": wide_end(2**63, 2**63)},
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_directory_that_is_not_there_is_refused(end, tmp_path, peak):
+    path = tmp_path / "layer.npz"
+    path.write_bytes(packed(**ENDS[end]))
+    for source in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(ValueError, match=r"is not a \.npz file"):
+            load(source)
+    assert peak() < 2**21
+
+
+def test_a_directory_of_a_million_names_is_not_read(tmp_path, peak):
+    path, name = tmp_path / "layer.npz", b"a" * 9
+    data = packed()
+    end = len(data) - 22
+    start = int.from_bytes(data[end + 16 : end + 20], "little")
+    entry = data[start : start + 28] + len(name).to_bytes(2, "little") + bytes(16) + name
+    count = 10**6
+    with open(path, "wb") as file:
+        file.write(data[:end])
+        for _ in range(count // 1000):
+            file.write(entry * 1000)
+        file.write(wide_end(end - start + count * len(entry), start, count + 14) + data[end:])
+    with pytest.raises(ValueError, match=r"is not a \.npz file"):
+        load(path)
+    assert peak() < 2**23
+
+
+def test_names_of_members_are_printed_without_what_a_terminal_obeys():
+    strange = "\x1b[2J\u202e\u200b" + "x" * 10**4
+    file = io.BytesIO(seal(GOOD))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(f"{strange}.npy", b"")
+    with pytest.raises(ValueError, match=r"unknown: \\x1b\[2J\\u202e\\u200bx+$") as error:
+        load(io.BytesIO(file.getvalue()))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x1b[31m1", "1\n", "1\nmatrix       1 x 1", "1\r2", "1\t", "\x7f", "\x9b31m", "\u202e1", "1\u200b", "\u2066",
+     "\ufeff1", "\u034f", "\u3164", "array([[1, 2],\n       [0, 1]])\nmatrix", "array([[1, 2],\n \x1b[0m[0, 1]])",
+     "array([[1, 2],\n       [0, 1]], dtype=int8\n)", "array([[1, 2],\n\n  matrix 1 x 1"],
+    ids=ascii,
+)  # fmt: skip
+def test_a_padding_as_given_that_a_terminal_would_obey_is_refused(text):
+    with pytest.raises(ValueError, match=r"padding_as_given=.* must be printable") as error:
+        load(io.BytesIO(seal(GOOD | {"padding_as_given": text})))
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint16])
+def test_a_padding_that_was_given_as_an_array_prints_as_it_was(dtype):
+    for padding in (np.array([[1, 2], [0, 100]], dtype=dtype), np.array([1, 2], dtype=dtype)):
+        A = convmat.Conv2d(WEIGHT, (9, 8), padding=padding)
+        assert_same(round_trip(A), A)
+
+
+def test_a_file_is_read_from_where_it_stands_to_its_end(tmp_path):
+    A, B = convmat.Conv1d([1.0, 2], 5), convmat.Conv1d([3.0], 5)
+    with open(tmp_path / "file", "w+b") as file:
+        file.write(b"before")
+        save(A, file)
+        file.seek(6)
+        assert_same(load(file), A)
+        assert file.tell() == file.seek(0, os.SEEK_END)
+        for at in (0, 5, 7, file.tell()):
+            file.seek(at)
+            with pytest.raises(ValueError, match=r"is not a \.npz file"):
+                load(file)
+        second = file.seek(0, os.SEEK_END)
+        save(B, file)
+        file.seek(second)
+        assert_same(load(file), B)
+        file.seek(6)
+        with pytest.raises(ValueError, match="its first member is not at its start"):
+            load(file)
+
+
+def test_a_file_that_offers_nothing_but_read_is_read():
+    class Source:
+        read = io.BytesIO(seal(GOOD)).read
+
+    assert_same(load(Source()), load(io.BytesIO(seal(GOOD))))
+
+
+def test_a_file_that_is_open_as_text_is_refused(tmp_path):
+    save(convmat.Conv1d([1.0], 5), tmp_path / "layer.npz")
+    with open(tmp_path / "layer.npz") as file, pytest.raises(TypeError, match="open it by open"):
+        load(file)
+    with pytest.raises(TypeError, match="is open as text"):
+        load(io.StringIO("PK"))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without an end")
+def test_a_file_without_an_end_is_refused_by_its_first_bytes(tmp_path, peak):
+    (tmp_path / "layer.npz").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"is not a \.npz file"):
+        load(tmp_path / "layer.npz")
+    with open("/dev/zero", "rb", buffering=0) as file, pytest.raises(ValueError, match=r"is not a \.npz file"):
+        load(file)
+    assert peak() < 2**21
+
+
+@pytest.mark.parametrize("first", [b"", packed()], ids=["nothing", "a file of save"])
+def test_a_large_file_is_not_read_to_be_refused(first, tmp_path, peak):
+    path = tmp_path / "layer.npz"
+    path.write_bytes(first)
+    os.truncate(path, 2**33)  # zeros that take no room on the disk
+    with pytest.raises(ValueError, match=r"is not a \.npz file"):
+        load(path)
+    assert peak() < 2**22
+
+
+def test_a_weight_that_does_not_fit_is_refused_before_it_is_read(monkeypatch):
+    monkeypatch.setattr("convmat.matrix._ALWAYS_FITS", 10**6)
+    monkeypatch.setattr("convmat.matrix._available_memory", lambda: 10**6)
+    file = io.BytesIO()
+    save(convmat.Conv1d(np.ones(10**5), 10**5), file)
+    file.seek(0)
+    with pytest.raises(MemoryError, match=r"field 'weight': an array of shape \(100000,\).* needs 1600000 bytes"):
+        load(file)
 
 
 def test_pickled_objects_are_never_loaded():
