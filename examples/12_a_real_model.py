@@ -35,7 +35,9 @@ TOLERANCE = 1e-5
 
 package = importlib.util.find_spec("rapidocr_onnxruntime")
 if package is None or package.origin is None:
-    raise SystemExit("This example needs the model in rapidocr-onnxruntime: pip install rapidocr-onnxruntime")
+    raise SystemExit(
+        "This example needs the model in rapidocr-onnxruntime: pip install rapidocr-onnxruntime, on Python 3.11 or 3.12"
+    )
 path = Path(package.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
 model = onnx.load(path)
 image = np.broadcast_to(plot.photo(SIZE), (1, 3, SIZE, SIZE)).astype(np.float32) * 2 - 1
