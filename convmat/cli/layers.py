@@ -48,19 +48,19 @@ def run(parsed: Namespace) -> None:
     from convmat.interop.onnx import from_onnx
 
     if not parsed.model.is_file():
-        raise arguments.BadArgument(f"{parsed.model} is not a file")
+        raise arguments.BadArgument(f"{text.printable(str(parsed.model))} is not a file")
     try:
         found = from_onnx(parsed.model, input_shapes=dict(parsed.input_shape) or None)
     except (TypeError, ValueError) as error:
         hint = "; that is --input-shape NAME=1x3x64x64 here" if "input_shapes" in str(error) else ""
-        raise arguments.BadArgument(f"{parsed.model}: {error}{hint}") from error
+        raise arguments.BadArgument(f"{text.printable(str(parsed.model))}: {error}{hint}") from error
 
     rows = []
     with Progress("norms") as progress:
         for done, layer in enumerate(found.values()):
             progress(done, len(found))
             facts = _facts(layer.operator)
-            facts |= {"bias": layer.offset is not None, "inputs": layer.inputs, "outputs": layer.outputs}
+            facts |= {"bias": layer.bias is not None, "inputs": layer.inputs, "outputs": layer.outputs}
             rows.append({"name": layer.name, **facts} | ({} if parsed.no_norms else {"norm": _norm(layer.operator)}))
     if parsed.json:
         print(json.dumps(rows))
@@ -101,7 +101,7 @@ def _norm(A: Convolution) -> tuple[float, float] | None:
 def _table(rows: list[dict[str, Any]], geometries: list[Geometry], width: int) -> str:
     lines = [
         [
-            row["name"],
+            text.printable(row["name"]),
             _geometry(row, geometry),
             "x".join(text.amount(n).replace(" ", "") for n in row["shape"]),
             text.amount(row["nnz"]).replace(" ", ""),

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.interop import onnx_checks as checks
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 """The names of the first 52 taps, as in `convmat.plot`."""
 
@@ -94,6 +96,12 @@ def ascii_only() -> bool:
     except (UnicodeEncodeError, LookupError):
         return True
     return False
+
+
+def printable(name: str) -> str:
+    r"""A name of somebody else, with ``\x1b`` and the like for what standard output would obey or cannot encode."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return checks.printable(name).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _edges(size: int, count: int) -> list[int]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.interop.onnx_attributes import Attributes
-from convmat.interop.onnx_graph import STANDARD, Constants, Place, load, walk
+from convmat.interop.onnx_checks import STANDARD, printable
+from convmat.interop.onnx_constants import Constants, NotConstantError
+from convmat.interop.onnx_graph import Place, load, walk
 from convmat.interop.onnx_shapes import check_axes, fix, image_size, infer
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
@@ -58,17 +61,28 @@ class Layer:
         Its key in the dict that `from_onnx` returns.
     operator : Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d or ConvTranspose3d
         A, from images (C_in, N_1..N_D) to images (C_out, M_1..M_D).
+    bias : ndarray, shape (C_out,), or None
+        The bias of each channel, read-only. None without a bias.
     offset : ndarray, shape (C_out M_1 ... M_D,), or None
-        b, read-only: the bias of each channel, once for every sample of its image. None without a bias.
+        b, read-only: the bias of each channel, once for every sample of its image. It is made when it is asked for.
     inputs, outputs : tuple of str
         Names of the tensors of the node: x, weight and perhaps bias; y. An omitted one is the empty string.
     """
 
     name: str
     operator: Convolution
-    offset: NDArray[Any] | None = field(repr=False)
+    bias: NDArray[Any] | None = field(repr=False)
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    @cached_property
+    def offset(self) -> NDArray[Any] | None:
+        """The bias of each channel, once for every sample of its image."""
+        if self.bias is None:
+            return None
+        offset = np.repeat(self.bias, math.prod(self.operator.output_shape[1:]))
+        offset.flags.writeable = False
+        return offset
 
     def apply(self, image: ArrayLike) -> NDArray[Any]:
         """Apply the layer, with its bias, to images.
@@ -87,7 +101,7 @@ class Layer:
             If the image does not hold numbers, or has a wrong shape.
         """
         y = self.operator.apply(image)
-        return y if self.offset is None else y + self.offset.reshape(self.operator.output_shape)
+        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (len(self.operator.output_shape) - 1))
 
 
 def from_onnx(
@@ -206,8 +220,9 @@ def from_onnx(
     _refuse(walk(proto.graph))
     fix(proto.graph, input_shapes)
     found: dict[str, _Convolution] = {}
+    times: Counter[str] = Counter()
     for place in _convolutions(proto.graph):
-        name = _unused(place.key, found)
+        name = _unused(place.key, found, times)
         found[name] = _read(name, place, constants)
     graph = infer(proto, constants).graph
     places = _convolutions(graph)
@@ -230,16 +245,20 @@ def _refuse(places: Iterable[Place]) -> None:
         foreign = _FUSED if _is_convolution(node) and node.domain not in STANDARD else None
         reason = _REFUSED.get(node.op_type, foreign)
         if reason:
-            operator = node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
+            operator = printable(node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}")
             refused.setdefault(f"{operator} {reason}", []).append(repr(place.key))
     if refused:
         found = "; ".join(f"{reason} (nodes {', '.join(keys)})" for reason, keys in refused.items())
         raise ValueError(f"model has convolutions that are not read: {found}")
 
 
-def _unused(key: str, taken: Mapping[str, object]) -> str:
-    names = (key if i == 1 else f"{key}#{i}" for i in itertools.count(1))
-    return next(name for name in names if name not in taken)
+def _unused(key: str, taken: Mapping[str, object], times: Counter[str]) -> str:
+    """The key, or the first free one of ``key#2``, ``key#3``, ...; `times` says where to go on."""
+    name = key
+    while name in taken:
+        times[key] += 1
+        name = f"{key}#{times[key] + 1}"
+    return name
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,16 +307,16 @@ def _layer(convolution: _Convolution, place: Place, graph: GraphProto) -> Layer:
     what = f"{place.node.op_type} {name!r}"
     dims = weight.ndim - 2
     channels = weight.shape[0] if attributes.transposed else weight.shape[1] * attributes.groups
-    size = image_size(place, channels, graph, what)
+    size = image_size(place, channels, dims, graph, what)
     try:
         operator = _OPERATORS[place.node.op_type, dims](weight, size, **attributes.options(size))
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from error
-    offset = None
+    bias = None
     if convolution.bias is not None:
-        offset = np.repeat(convolution.bias.astype(operator.dtype, copy=False), math.prod(operator.output_shape[1:]))
-        offset.flags.writeable = False
-    return Layer(name, operator, offset, tuple(place.node.input), tuple(place.node.output))
+        bias = convolution.bias.astype(operator.dtype)
+        bias.flags.writeable = False
+    return Layer(name, operator, bias, tuple(place.node.input), tuple(place.node.output))
 
 
 def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArray[Any]:
@@ -306,7 +325,10 @@ def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArra
     tensor = place.node.input[index] if index < len(place.node.input) else ""
     if not tensor:
         raise ValueError(f"{role} is missing")
-    array = constants.value(tensor, place.scope, f"{role} {tensor!r}")
+    try:
+        array = constants.value(tensor, place.scope, f"{role} {tensor!r}")
+    except NotConstantError as error:
+        raise ValueError(str(error)) from error
     if array.dtype.name not in _DTYPES:
         raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(_DTYPES)}")
     return array.astype(_DTYPES[array.dtype.name], copy=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from convmat.interop.onnx_checks import shown
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -32,6 +34,13 @@ _WORDS = {"VALID": "valid", "SAME_UPPER": "same_upper", "SAME_LOWER": "same_lowe
 """auto_pad -> the padding of a convolution."""
 
 
+_KINDS = dict.fromkeys(("kernel_shape", "strides", "dilations", "pads", "output_padding", "output_shape"), "INTS") | {
+    "auto_pad": "STRING",
+    "group": "INT",
+}
+"""Attribute -> the type of its value."""
+
+
 @dataclass(frozen=True)
 class Attributes:
     """The attributes of a convolution, with the defaults of the standard."""
@@ -56,39 +65,46 @@ class Attributes:
         ValueError
             If they break the rules of the standard.
         """
-        from onnx.helper import get_attribute_value
+        from onnx import AttributeProto
 
-        given = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+        read = [attribute for attribute in node.attribute if attribute.name in _KINDS]
+        for attribute in read:
+            kind, rule = AttributeProto.AttributeType.Name(attribute.type), _KINDS[attribute.name]
+            if kind != rule:
+                raise ValueError(f"{what}: {attribute.name}={shown(attribute)} is of type {kind}: it must be {rule}")
+        given = {attribute.name: attribute for attribute in read}
         dims = len(kernel)
 
-        def integers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-            values = tuple(given.get(name, default))
+        def integers(name: str, default: tuple[int, ...], least: int) -> tuple[int, ...]:
+            values = tuple(given[name].ints) if name in given else default
             if len(values) != len(default):
                 raise ValueError(f"{what}: {name}={list(values)} must have {len(default)} entries")
+            if min(values) < least:
+                raise ValueError(f"{what}: {name}={list(values)} must not be {'negative' if least == 0 else 'below 1'}")
             return values
 
-        auto_pad = given.get("auto_pad", b"NOTSET").decode()
+        auto_pad = given["auto_pad"].s.decode(errors="backslashreplace") if "auto_pad" in given else "NOTSET"
         if auto_pad not in _SPLITS:
             raise ValueError(f"{what}: auto_pad={auto_pad!r} must be one of {', '.join(map(repr, _SPLITS))}")
-        pads = integers("pads", (0,) * (2 * dims))
+        pads = integers("pads", (0,) * (2 * dims), 0)
         if auto_pad != "NOTSET" and "pads" in given:
             raise ValueError(f"{what}: pads={list(pads)} and auto_pad={auto_pad!r} exclude each other")
-        if min(pads) < 0:
-            raise ValueError(f"{what}: pads={list(pads)} must not be negative")
-        if integers("kernel_shape", kernel) != kernel:
-            raise ValueError(
-                f"{what}: kernel_shape={list(given['kernel_shape'])} is not that of its weight, {list(kernel)}"
-            )
-        dilation = integers("dilations", (1,) * dims)
+        kernel_shape = integers("kernel_shape", kernel, 0)
+        if kernel_shape != kernel:
+            raise ValueError(f"{what}: kernel_shape={list(kernel_shape)} is not that of its weight, {list(kernel)}")
+        groups = given["group"].i if "group" in given else 1
+        if groups < 1:
+            raise ValueError(f"{what}: group={groups} must not be below 1")
+        dilation = integers("dilations", (1,) * dims, 1)
         return cls(
             transposed=node.op_type == "ConvTranspose",
             auto_pad=auto_pad,
             pads=tuple(zip(pads[:dims], pads[dims:], strict=True)),
-            stride=integers("strides", (1,) * dims),
+            stride=integers("strides", (1,) * dims, 1),
             dilation=dilation,
-            groups=given.get("group", 1),
-            output_padding=integers("output_padding", (0,) * dims),
-            output_shape=integers("output_shape", (0,) * dims) if "output_shape" in given else None,
+            groups=groups,
+            output_padding=integers("output_padding", (0,) * dims, 0),
+            output_shape=integers("output_shape", (0,) * dims, 0) if "output_shape" in given else None,
             span=tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)),
         )
 

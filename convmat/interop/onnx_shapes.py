@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.onnx_graph import STANDARD, Constants, Place, Scope, Shape, declared
+from convmat.interop.onnx_checks import STANDARD, check_node, printable, reading
+from convmat.interop.onnx_constants import Constants, NotConstantError
+from convmat.interop.onnx_graph import Place, Scope, Shape, declared, walk
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 SIZES = (
     "Add",
@@ -30,6 +32,9 @@ SIZES = (
     "Unsqueeze",
 )
 """The operators by which models compute sizes from shapes."""
+
+FOLLOWED = 2**20
+"""Numbers in all the tensors that sizes may be computed from. ONNX makes a message of each of them."""
 
 
 def inputs(graph: GraphProto) -> dict[str, ValueInfoProto]:
@@ -76,25 +81,25 @@ def infer(proto: ModelProto, constants: Constants) -> ModelProto:
     """The model with every shape that ONNX shape inference finds. The model given is changed.
 
     Where a model computes sizes from the shapes of tensors, inference may lose track of them. So these are evaluated
-    and written into the model, and inference runs again, until nothing new is found.
+    and written into the model, and inference runs again, until nothing new is found. Sizes that are known in part are
+    followed by inference itself.
 
     Raises
     ------
     ValueError
-        If shapes contradict each other.
+        If a node breaks the rules of the standard, or shapes contradict each other.
     """
     from onnx.numpy_helper import from_array
-    from onnx.shape_inference import InferenceError, infer_shapes
 
     graph = proto.graph
+    for place in walk(graph):
+        check_node(place.node, constants.opsets)
     while True:
-        try:
-            inferred = infer_shapes(proto, strict_mode=True, data_prop=True)
-        except InferenceError as error:
-            raise ValueError(
-                f"model has shapes, or is given input_shapes, that contradict each other: {error}"
-            ) from error
+        inferred = _inferred(proto, partly_known=False)
         sizes = _sizes_computed(inferred.graph, constants)
+        if not sizes and _followed(inferred.graph) <= FOLLOWED:
+            inferred = _inferred(inferred, partly_known=True)
+            sizes = _sizes_computed(inferred.graph, constants)
         if not sizes:
             return inferred
         kept = [node for node in graph.node if not any(name in sizes for name in node.output)]
@@ -103,26 +108,55 @@ def infer(proto: ModelProto, constants: Constants) -> ModelProto:
         graph.initializer.extend(from_array(array, name) for name, array in sizes.items())
 
 
+def _inferred(proto: ModelProto, *, partly_known: bool) -> ModelProto:
+    from onnx.shape_inference import InferenceError, infer_shapes
+
+    with reading("the shapes of the model cannot be inferred"):
+        try:
+            return infer_shapes(proto, strict_mode=True, data_prop=partly_known)
+        except InferenceError as error:
+            raise ValueError(
+                f"model has shapes, or is given input_shapes, that contradict each other: {error}"
+            ) from error
+
+
+def _followed(graph: GraphProto) -> int:
+    shapes = (
+        place.scope.shape(name)
+        for place in walk(graph)
+        if place.node.op_type in SIZES and place.node.domain in STANDARD
+        for name in place.node.input
+    )
+    return sum(shape[0] or 0 for shape in shapes if shape is not None and len(shape) == 1)
+
+
 def _sizes_computed(graph: GraphProto, constants: Constants) -> dict[str, NDArray[Any]]:
     """The values of tensors that follow from shapes which are known, and from constants."""
     scope = Scope().inside(graph)
     found: dict[str, NDArray[Any]] = {}
 
     def value(name: str) -> NDArray[Any]:
-        return found[name] if name in found else constants.value(name, scope, name)
+        return found[name] if name in found else constants.value(name, scope, f"tensor {name!r}")
 
     for node in graph.node:
         if node.domain not in STANDARD or node.op_type not in ("Shape", *SIZES):
             continue
+        output = node.output[0]
         if node.op_type == "Shape":
             shape = scope.shape(node.input[0])
             if shape is not None and None not in shape:
-                zeros = np.broadcast_to(np.int8(0), [size or 0 for size in shape])
-                found[node.output[0]] = constants.evaluate(node, {node.input[0]: zeros})
+                found[output] = np.array(shape, np.int64)[_part(node)]
         elif any(name in found for name in node.input):
-            with suppress(ValueError):  # an input that is no constant
-                found[node.output[0]] = constants.evaluate(node, {name: value(name) for name in node.input if name})
+            with suppress(NotConstantError):
+                values = {name: value(name) for name in node.input if name}
+                found[output] = constants.evaluate(node, output, values, f"tensor {output!r}")
     return found
+
+
+def _part(node: NodeProto) -> slice:
+    """The axes that a Shape node gives."""
+    ends = {attribute.name: attribute.i for attribute in node.attribute}
+    return slice(ends.get("start", 0), ends.get("end"))
 
 
 def _sizes(name: str, given: Any) -> tuple[int, ...]:
@@ -132,8 +166,8 @@ def _sizes(name: str, given: Any) -> tuple[int, ...]:
     sizes = tuple(given)
     if any(isinstance(size, bool) or not isinstance(size, int | np.integer) for size in sizes):
         raise TypeError(f"{what} must be the full shape, a tuple of integers")
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"{what} must hold sizes of at least 1")
+    if any(not 1 <= size < 2**63 for size in sizes):
+        raise ValueError(f"{what} must hold sizes of at least 1, and below 2^63")
     return tuple(int(size) for size in sizes)
 
 
@@ -150,8 +184,8 @@ def check_axes(place: Place, dims: int, what: str) -> None:
         )
 
 
-def image_size(place: Place, channels: int, graph: GraphProto, what: str) -> tuple[int, ...]:
-    """The spatial size of what a convolution reads; `what` names it in messages.
+def image_size(place: Place, channels: int, dims: int, graph: GraphProto, what: str) -> tuple[int, ...]:
+    """The spatial size of what a convolution of so many axes reads; `what` names it in messages.
 
     Raises
     ------
@@ -161,6 +195,7 @@ def image_size(place: Place, channels: int, graph: GraphProto, what: str) -> tup
     shape = place.scope.shape(place.node.input[0])
     if shape is None:
         raise ValueError(f"{what} reads {place.node.input[0]!r}, whose shape is not known: {_advice(graph)}")
+    check_axes(place, dims, what)
     axes = [str(axis) for axis, size in enumerate(shape) if axis >= 2 and size is None]
     if axes:
         which = f"axes {', '.join(axes)} are" if len(axes) > 1 else f"axis {axes[0]} is"
@@ -192,6 +227,5 @@ def _names(value: ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return "(...)"
-    return (
-        f"({', '.join(str(d.dim_value) if d.HasField('dim_value') else d.dim_param or '?' for d in tensor.shape.dim)})"
-    )
+    sizes = (str(d.dim_value) if d.HasField("dim_value") else printable(d.dim_param) or "?" for d in tensor.shape.dim)
+    return f"({', '.join(sizes)})"
