@@ -391,13 +391,6 @@ class _Layer:
         """Put the layer on an input of the given size, if every rule holds."""
         spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True)]
         padded = [n + lo + hi for n, (lo, hi) in zip(size, pads, strict=True)]
-        for n, (lo, hi) in zip(size, pads, strict=True):
-            if self.padding_mode == "reflect" and max(lo, hi) >= n:
-                _fail("padding", asked, f"(lo, hi) = {(lo, hi)} is too large: padding_mode='reflect' needs it smaller "
-                      f"than the input size {n}")  # fmt: skip
-            if self.padding_mode == "circular" and max(lo, hi) > n:
-                _fail("padding", asked, f"(lo, hi) = {(lo, hi)} is too large: padding_mode='circular' needs it at most "
-                      f"the input size {n}")  # fmt: skip
         if min(padded) < 1:
             _fail("padding", asked, f"crops everything: of the input {_x(size)} it leaves {_x(padded)}")
         if any(p < span for p, span in zip(padded, spans, strict=True)):
@@ -409,15 +402,9 @@ class _Layer:
         remainders = [(p - span) % s for p, span, s in zip(padded, spans, self.stride, strict=True)]
         outputs = [(p - span) // s + 1 for p, span, s in zip(padded, spans, self.stride, strict=True)]
         by_ceiling = isinstance(asked, str) and asked in ("same_upper", "same_lower")
-        least = {
-            "reflect": [max(1, lo + 1, hi + 1) for lo, hi in pads],
-            "circular": [max(1, lo, hi) for lo, hi in pads],
-        }
         sharing = tuple(
-            ((m - 1) * s + 1, m * s) if by_ceiling else (max(a, n - r), n - r + s - 1)
-            for n, m, r, s, a in zip(
-                size, outputs, remainders, self.stride, least.get(self.padding_mode, [1] * len(size)), strict=True
-            )
+            ((m - 1) * s + 1, m * s) if by_ceiling else (max(1, n - r), n - r + s - 1)
+            for n, m, r, s in zip(size, outputs, remainders, self.stride, strict=True)
         )
         rows, cols = self.out_channels * math.prod(outputs), self.in_channels * math.prod(size)
         if max(rows, cols, *padded, *self.stride) >= _LARGEST:

@@ -17,7 +17,9 @@ def source(i, n, mode):
             i += 1 if i < 0 else -1
         elif mode == "circular":
             i += n if i < 0 else -n
-        elif mode == "reflect":  # the border sample is the mirror
+        elif mode == "reflect":  # the border sample is the mirror; one sample is both mirrors, and there is no other
+            if n == 1:
+                return 0
             i = -i if i < 0 else (n - 1) - (i - (n - 1))
         elif mode == "symmetric":  # the mirror is outside of the border sample
             i = -i - 1 if i < 0 else (n - 1) - (i - n)

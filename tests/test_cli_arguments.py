@@ -132,7 +132,6 @@ BAD = {
     "--input 5x5 --kernel 3 --padding -1": "padding=-1 must be at least 0",
     "--input 5x5 --kernel 3 --padding 1:1,2": "must be all integers or all (lo, hi) pairs",
     "--input 5x5 --kernel 3 --padding-mode wrap": "padding_mode='wrap' must be one of 'zeros'",
-    "--input 5x5 --kernel 3 --padding 5 --padding-mode reflect": "needs it smaller than the input size 5",
     "--input 5x5 --kernel 3 --groups 2": "--groups 2 needs --channels IN,OUT",
     "--input 5x5 --kernel 3 --groups 2 --channels 3,4": "--groups 2 must divide the channels, 3 and 4",
     "--input 5x5 --kernel 3 --groups 0 --channels 3,4": "must be at least 1",

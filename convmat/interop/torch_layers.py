@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from convmat.operators import ImageOperator
 Shape = tuple[int, ...]
 Affine = tuple[ImageOperator | None, NDArray[Any] | None]
 """An operator, None if the layer does nothing; an offset, an image that broadcasts to the output shape, or None."""
+
+_Padded = TypeVar("_Padded", operators.Convolution, Pad)
 
 
 @dataclass(frozen=True)
@@ -90,17 +92,18 @@ def reader_of(module: Any) -> Reader:
 
 
 def _convolution(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
+    zeros = module.padding_mode == "zeros"
     make = getattr(operators, f"Conv{len(shape) - 1}d")
     A = make(
         values(module, "weight"),
         shape[1:],
-        stride=module.stride,
-        padding=module.padding,
-        dilation=module.dilation,
+        stride=_one_for_all(module.stride),
+        padding=_one_for_all(module.padding) if zeros else module.padding,
+        dilation=_one_for_all(module.dilation),
         groups=module.groups,
         padding_mode=module.padding_mode,
     )
-    return A, _per_channel(values(module, "bias"), len(shape))
+    return _with_torchs_border(A), _per_channel(values(module, "bias"), len(shape))
 
 
 def _transposed_convolution(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
@@ -108,13 +111,32 @@ def _transposed_convolution(module: Any, shape: Shape, dtype: np.dtype[Any]) -> 
     A = make(
         values(module, "weight"),
         shape[1:],
-        stride=module.stride,
-        padding=module.padding,
-        output_padding=module.output_padding,
-        dilation=module.dilation,
+        stride=_one_for_all(module.stride),
+        padding=_one_for_all(module.padding),
+        output_padding=_one_for_all(module.output_padding),
+        dilation=_one_for_all(module.dilation),
         groups=module.groups,
     )
     return A, _per_channel(values(module, "bias"), len(shape))
+
+
+def _one_for_all(value: Any) -> Any:
+    """A tuple of one entry as that entry, which PyTorch's convolutions and pools then take for every axis."""
+    return value[0] if isinstance(value, tuple | list) and len(value) == 1 else value
+
+
+def _with_torchs_border(A: _Padded) -> _Padded:
+    """The operator, if its border is one that PyTorch takes: there, nothing folds or wraps twice."""
+    geometry = A.geometry
+    kept = {"reflect": 1, "circular": 0}.get(geometry.padding_mode)
+    if kept is not None:
+        most = tuple(n - kept for n in geometry.input_size)
+        if any(max(pair) > m for pair, m in zip(geometry.padding, most, strict=True)):
+            raise ValueError(
+                f"padding={geometry.asked} with padding_mode={geometry.padding_mode!r} must be at most {most} in "
+                f"PyTorch for the input size {geometry.input_size}; convmat's own operators take any"
+            )
+    return A
 
 
 def _linear(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
@@ -159,7 +181,9 @@ def _dropout(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
 def _average_pool(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
     """A depthwise convolution with ones, over the number of samples that PyTorch counts in each window."""
     ndim = len(shape) - 1
-    kernel, stride, padding = (_per_axis(v, ndim) for v in (module.kernel_size, module.stride, module.padding))
+    kernel, stride, padding = (
+        _per_axis(_one_for_all(v), ndim) for v in (module.kernel_size, module.stride, module.padding)
+    )
     if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
         raise ValueError(f"padding={padding} must be at most half of kernel_size={kernel}")
     windows = [
@@ -232,7 +256,8 @@ def _resampled(shape: Shape, axes: Iterable[Any], dtype: np.dtype[Any]) -> Separ
 
 
 def _pad(module: Any, shape: Shape, dtype: np.dtype[Any], mode: str) -> Affine:
-    return Pad(shape[1:], _pairs(module), padding_mode=mode, channels=shape[0], dtype=dtype), None
+    P = Pad(shape[1:], _pairs(module), padding_mode=mode, channels=shape[0], dtype=dtype)
+    return _with_torchs_border(P), None
 
 
 def _constant_pad(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
@@ -247,7 +272,8 @@ def _circular_pad(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
     pairs = _pairs(module)
     crop, extend = (tuple((part(lo, 0), part(hi, 0)) for lo, hi in pairs) for part in (min, max))
     cropped = Pad(shape[1:], crop, channels=shape[0], dtype=dtype)
-    extended = Pad(cropped.output_shape[1:], extend, padding_mode="circular", channels=shape[0], dtype=dtype)
+    wrapped = Pad(cropped.output_shape[1:], extend, padding_mode="circular", channels=shape[0], dtype=dtype)
+    extended = _with_torchs_border(wrapped)
     return (extended if cropped.input_shape == cropped.output_shape else Chain(extended, cropped)), None
 
 

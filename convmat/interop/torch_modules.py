@@ -86,10 +86,22 @@ def _current(torch: Any, module: Any, name: str) -> Any:
     if not parametrized or not any(part.training for part in module.parametrizations[name].modules()):
         return getattr(module, name)
     probe = copy.deepcopy(module)  # a spectral_norm in training mode writes to its buffers whenever it is read
-    first, second = getattr(probe, name), getattr(probe, name)
-    if not torch.equal(first, second):
-        raise ValueError(f"its {name} has a parametrization that changes at each call in training mode: module.eval()")
-    return first
+    with torch.random.fork_rng(devices=[]):
+        state = torch.get_rng_state()
+        before = _versions(probe.parametrizations[name])
+        tensor = getattr(probe, name)
+        same = before == _versions(probe.parametrizations[name]) and torch.equal(state, torch.get_rng_state())
+    if not same:
+        raise ValueError(
+            f"its {name} has a parametrization that changes at each call in training mode "
+            f"({', '.join(type(part).__name__ for part in module.parametrizations[name])}): module.eval()"
+        )
+    return tensor
+
+
+def _versions(module: Any) -> list[tuple[int, int]]:
+    """What every parameter and buffer is, and how often it was written to: the values may be those of before."""
+    return [(id(tensor), tensor._version) for tensor in (*module.parameters(), *module.buffers())]
 
 
 def _spectral_norm(hook: Any, module: Any) -> Any:

@@ -186,9 +186,10 @@ def _tile_side(needed: int, reach: int, dims: int, kernels: int) -> int:
     samples = min(TILE_SIDE[dims] ** dims, KERNEL_SAMPLES / kernels)
     longest = max(round(samples ** (1 / dims)), 2 * reach + 8)
     fewest = -(-needed // max(1, longest - reach))
-    sides = {
-        pieces: int(fft.next_fast_len(-(-needed // pieces) + reach, real=True))
-        for pieces in range(fewest, min(needed, 2 * fewest + 1) + 1)
-    }
+    most = min(needed, 2 * fewest + 1)
+    shortest, enough = (int(fft.next_fast_len(-(-needed // pieces) + reach, real=True)) for pieces in (most, fewest))
+    sides = [shortest]
+    while sides[-1] < enough:
+        sides.append(int(fft.next_fast_len(sides[-1] + 1, real=True)))
     # among equals the shortest: they are shared by threads
-    return min((pieces * side, side) for pieces, side in sides.items())[1]
+    return min(sides, key=lambda side: (-(-needed // (side - reach)) * side, side))

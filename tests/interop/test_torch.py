@@ -448,12 +448,82 @@ def test_reparametrised_weights_are_read_as_the_next_call_will_use_them(wrap):
 
 
 @pytest.mark.parametrize("wrap", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
-def test_spectral_norm_in_training_mode_is_refused_and_not_touched(wrap):
-    module = wrap(nn.Linear(4, 3))
-    state = copy.deepcopy(module.state_dict())
-    with pytest.raises(ValueError, match=r"Linear: its .*spectral_norm|parametrization.*module.eval\(\)"):
+@pytest.mark.parametrize("iterations", [1, 200])
+def test_spectral_norm_in_training_mode_is_refused_and_not_touched(wrap, iterations):
+    module = wrap(nn.Linear(4, 3), n_power_iterations=iterations)
+    for _ in range(3):
+        module(torch.ones(4))  # after 600 power iterations nothing changes any more, but is written to
+    state, random = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"Linear: its .*(spectral_norm|SpectralNorm).*module.eval\(\)"):
         from_torch(module, 4)
     assert all(torch.equal(state[name], tensor) for name, tensor in module.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+class Noisy(nn.Module):
+    def forward(self, weight):
+        return nn.functional.dropout(weight, 0.5, self.training)
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight):
+        self.calls = self.calls + 0.0  # the same value, in another tensor
+        return weight
+
+
+class Doubling(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+@pytest.mark.parametrize(("part", "refused"), [(Noisy, True), (Counting, True), (Doubling, False)])
+def test_parametrizations_that_are_random_or_write_to_buffers_are_refused_in_training_mode_alone(part, refused):
+    module = nn.Linear(4, 3, bias=False)
+    nn.init.zeros_(module.weight)  # so that no value tells
+    nn.utils.parametrize.register_parametrization(module, "weight", part())
+    random = torch.get_rng_state()
+    if refused:
+        with pytest.raises(ValueError, match=rf"in training mode \({part.__name__}\): module.eval"):
+            from_torch(module, 4)
+    else:
+        from_torch(module, 4)
+    assert torch.equal(random, torch.get_rng_state())
+    A, _ = from_torch(module.eval(), 4)
+    assert A.shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("module", "size"),
+    [
+        (nn.Conv2d(2, 3, 3, stride=(2,), padding=(1,), dilation=(2,)), (2, 9, 8)),
+        (nn.Conv3d(2, 3, 2, stride=(2,), padding=(1,)), (2, 3, 4, 5)),
+        (nn.Conv1d(2, 3, 3, padding=(2,), padding_mode="circular"), (2, 5)),
+        (nn.ConvTranspose2d(2, 3, 3, stride=(2,), padding=(1,), output_padding=(1,)), (2, 4, 5)),
+        (nn.AvgPool2d((3,), stride=(2,), padding=(1,)), (2, 7, 8)),
+    ],
+)
+def test_a_tuple_of_one_entry_stands_for_every_axis(module, size):
+    agree(randomise(module), size)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "circular"])
+def test_borders_that_pytorch_refuses_are_refused(mode):
+    layers = {"reflect": (nn.ReflectionPad2d, 4), "circular": (nn.CircularPad2d, 5)}
+    kind, padding = layers[mode]
+    for module in (kind(padding), nn.Conv2d(1, 1, 3, padding=padding, padding_mode=mode)):
+        with pytest.raises(RuntimeError):
+            module(torch.zeros(1, 1, 4, 9))
+        with pytest.raises(ValueError, match=r"padding=.*in PyTorch for the input size \(4, 9\)"):
+            from_torch(module, (1, 4, 9))
+    single = nn.Conv2d(1, 1, 3, padding=(1,), padding_mode=mode)  # here PyTorch takes a tuple for each axis alone
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        single(torch.zeros(1, 1, 4, 9))
+    with pytest.raises(ValueError, match=r"padding=\(1,\)"):
+        from_torch(single, (1, 4, 9))
 
 
 def test_subclass_without_its_own_forward_is_read():
@@ -638,7 +708,12 @@ CONV = nn.Conv2d(1, 1, 3)
         (nn.AvgPool2d(2), (8, 8), ValueError, r"shape \(8, 8\): it must be \(C, N_1, N_2\)"),
         (nn.AvgPool2d(2, padding=2), (1, 8, 8), ValueError, "at most half of kernel_size"),
         (nn.AvgPool2d(9), (1, 8, 8), ValueError, "kernel_size=9 must not be larger than the padded input, 8"),
-        (nn.ReflectionPad2d(8), (1, 8, 8), ValueError, "^ReflectionPad2d: padding=.*smaller than the input size 8"),
+        (
+            nn.ReflectionPad2d(8),
+            (1, 8, 8),
+            ValueError,
+            r"^ReflectionPad2d: padding=.*at most \(7, 7\) in PyTorch",
+        ),
         (nn.PixelShuffle(2), (6, 2, 2), ValueError, "multiple of upscale_factor\\^2 = 4"),
         (nn.PixelUnshuffle(2), (6, 2, 3), ValueError, "multiple of downscale_factor = 2"),
         (nn.ChannelShuffle(4), (6, 2, 3), ValueError, "multiple of groups = 4"),
