@@ -300,8 +300,21 @@ def output_shape_of(name: str, image: NDArray[Any], expected: tuple[int, ...]) -
     """
     lead = image.ndim - len(expected)
     if lead < 0 or image.shape[lead:] != expected:
-        raise ValueError(f"{name} has shape {image.shape}: it must be {_batch(expected)}, with any batch axes in front")
+        raise ValueError(
+            f"{name} has shape {image.shape}: it must be {_batch(expected)}, with any batch axes in front"
+            f"{_shape_hint(name, image.shape, lead, expected)}"
+        )
     return image.shape[:lead]
+
+
+def _shape_hint(name: str, shape: tuple[int, ...], lead: int, expected: tuple[int, ...]) -> str:
+    """What may have been meant: an image with its channels last, or the vector of an image."""
+    if len(expected) > 2 and lead >= 0 and shape[lead:] == (*expected[1:], expected[0]):
+        order = (*range(lead), len(shape) - 1, *range(lead, len(shape) - 1))
+        return f"; channels go first: {name}.transpose{order}"
+    if len(expected) > 1 and shape == (math.prod(expected),):
+        return f"; a vector goes to A @ {name}, or as {name}.reshape{expected}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator
 
 from convmat import matrix
@@ -36,8 +37,9 @@ _TRANSPOSED_ROWS = 2048
 class ImageOperator(LinearOperator):
     """A linear map between images of a fixed shape; its vectors are their C-order ravels.
 
-    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `_transpose`,
-    and `tosparse`.
+    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `tosparse`, and
+    `_transpose` if its transpose has a class of its own. ``matvec`` takes vectors (.., N), ``matmat`` and ``@`` columns
+    (.., N, K), as scipy's operators do from 1.18 on; before, without the batch axes.
 
     Attributes
     ----------
@@ -136,11 +138,41 @@ class ImageOperator(LinearOperator):
         dense: NDArray[Any] = self.tosparse().toarray()
         return dense
 
+    def dot(self, x: Any) -> Any:
+        """A @ x: a vector (N,), columns (.., N, K), a number or another operator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If x is none of these; for an image, the message names `apply`.
+        """
+        if not isinstance(x, LinearOperator) and not np.isscalar(x):
+            self._check_vectors(x)
+        return super().dot(x)
+
+    def _check_vectors(self, x: Any) -> None:
+        name = type(x).__name__
+        if issparse(x):
+            raise TypeError(f"x is a sparse {name}: A @ x multiplies dense vectors; write A.tosparse() @ x")
+        array = np.asarray(x)
+        if array.dtype.kind == "O":
+            raise TypeError(
+                f"x is of type {name}, no array of numbers: in the expressions of a modelling language (CVXPY and its "
+                f"kin), the matrix A.tosparse() @ x takes the place of A @ x"
+            )
+        size, image = self.shape[1], array.shape[array.ndim - len(self.input_shape) :]
+        fits = array.shape == (size,) or (array.ndim > 1 and array.shape[-2] == size)
+        if array.ndim > 1 and not fits and image == self.input_shape:
+            raise ValueError(
+                f"x has shape {array.shape}, an image: A @ x multiplies vectors ({size},) and columns ({size}, K); use "
+                f"A.apply(image), or A @ image.ravel() for one image"
+            )
+
     def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._matmat(x.reshape(-1, 1))[:, 0]
+        return self._vectors(self._forward, x, self.input_shape)
 
     def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._rmatmat(x.reshape(-1, 1))[:, 0]
+        return self._vectors(self._backward_conjugated, x, self.output_shape)
 
     def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
         return self._columns(self._forward, X, self.input_shape)
@@ -154,14 +186,90 @@ class ImageOperator(LinearOperator):
             return self._backward(y)
         return self._backward(y.conj()).conj()
 
+    def _transpose(self) -> ImageOperator:
+        return _Transposed(self)
+
+    def _adjoint(self) -> ImageOperator:
+        transposed: ImageOperator = self.T
+        return transposed if self.dtype.kind != "c" else _Conjugated(transposed)
+
+    def _vectors(
+        self, product: Callable[[NDArray[Any]], NDArray[Any]], vectors: NDArray[Any], shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """A product of images on vectors (.., N), or on one column (N, 1): (.., M)."""
+        vectors, size = np.asarray(vectors), math.prod(shape)
+        if vectors.shape[-1:] != (size,):  # scipy before 1.18 passes a column as it is
+            vectors = vectors.reshape(size)
+        batch = vectors.shape[:-1]
+        stack = vectors.astype(result_dtype(self.dtype, vectors), copy=False)
+        results = product(np.ascontiguousarray(stack).reshape(math.prod(batch), *shape))
+        return results.reshape(*batch, math.prod(results.shape[1:]))
+
     def _columns(
         self, product: Callable[[NDArray[Any]], NDArray[Any]], columns: NDArray[Any], shape: tuple[int, ...]
     ) -> NDArray[Any]:
-        """A product of images on the columns of a matrix. (rows, columns)"""
+        """A product of images on the columns of matrices: (.., N, K) -> (.., M, K)."""
         columns = np.asarray(columns)
-        stack = _as_rows(columns, result_dtype(self.dtype, columns)).reshape(columns.shape[1], *shape)
-        results = product(stack)
-        return results.reshape(columns.shape[1], math.prod(results.shape[1:])).T
+        dtype = result_dtype(self.dtype, columns)
+        *batch, _, count = columns.shape
+        rows = columns.swapaxes(-1, -2).astype(dtype, order="C") if batch else _as_rows(columns, dtype)
+        results = product(rows.reshape(math.prod(batch) * count, *shape))
+        return results.reshape(*batch, count, math.prod(results.shape[1:])).swapaxes(-1, -2)
+
+
+class _Derived(ImageOperator):
+    """An operator that is made from another, which it keeps."""
+
+    def __init__(self, of: ImageOperator, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
+        self._of = of
+        super().__init__(of.dtype, input_shape, output_shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._of,)
+
+
+class _Transposed(_Derived):
+    """A^T of an operator whose transpose has no class of its own."""
+
+    def __init__(self, of: ImageOperator) -> None:
+        super().__init__(of, of.output_shape, of.input_shape)
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._of._backward(x)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return self._of._forward(y)
+
+    def _transpose(self) -> ImageOperator:
+        return self._of
+
+    def tosparse(self, format: str = "csr") -> Any:
+        matrix.check_format(format)
+        return self._of.tosparse().T.asformat(format)
+
+
+class _Conjugated(_Derived):
+    """The operator of the conjugated matrix: conj(A) x = conj(A conj(x))."""
+
+    def __init__(self, of: ImageOperator) -> None:
+        super().__init__(of, of.input_shape, of.output_shape)
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._of._forward(x.conj()).conj())
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(self._of._backward(y.conj()).conj())
+
+    def _transpose(self) -> ImageOperator:
+        return _Conjugated(self._of.T)
+
+    def _adjoint(self) -> ImageOperator:
+        transposed: ImageOperator = self._of.T
+        return transposed
+
+    def tosparse(self, format: str = "csr") -> Any:
+        matrix.check_format(format)
+        return self._of.tosparse().conj().asformat(format)
 
 
 class Convolution(ImageOperator):

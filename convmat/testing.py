@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 _DENSE_LIMIT = 2**20
 """Entries up to which the matrix of an operator is compared in full."""
+
+_PLACES = 3
+"""Entries that differ and are named."""
 
 
 def check_adjoint(
@@ -36,9 +40,10 @@ def check_adjoint(
     Raises
     ------
     AssertionError
-        If a check fails; it says which, both figures and the relative error.
+        If a check fails; it says which, both figures and the relative error. Of a matrix it names the first entries
+        that differ, as output (o, m) and input (c, n) where the operator knows its images.
     TypeError, ValueError
-        If `trials`, `rtol` or `op` make no sense.
+        If `trials`, `rtol` or `op` make no sense, or `op` has no adjoint to check.
 
     References
     ----------
@@ -63,28 +68,45 @@ def check_adjoint(
         raise ValueError(f"rtol={rtol!r} must not be negative")
     generator = np.random.default_rng(rng)
 
-    X = _random(generator, (operator.shape[1], trials), vectors)
-    Y = _random(generator, (operator.shape[0], trials), vectors)
-    AX, AhY = operator.matmat(X), operator.rmatmat(Y)
-    for x, y, ax, ahy in zip(X.T, Y.T, AX.T, AhY.T, strict=True):
-        single, adjoint = operator.matvec(x), operator.rmatvec(y)
-        _check_inner(single, y, x, adjoint, tolerance)
-        _check_same("matmat and matvec", ax, single, tolerance)
-        _check_same("rmatmat and rmatvec", ahy, adjoint, tolerance)
-
     rows, cols = operator.shape
-    if rows * cols <= _DENSE_LIMIT and max(rows, cols) <= 2**14:
-        forward = operator.matmat(np.eye(cols, dtype=vectors))
-        backward = operator.rmatmat(np.eye(rows, dtype=vectors))
-        _check_same("the matrices of A and A^H", forward, backward.conj().T, tolerance)
-        if hasattr(op, "tosparse"):
-            matrix = op.tosparse()
-            _check_same(
-                "the products and tosparse()",
-                forward,
-                matrix.toarray() if issparse(matrix) else np.asarray(matrix),
-                tolerance,
-            )
+    shapes = getattr(op, "output_shape", (rows,)), getattr(op, "input_shape", (cols,))
+    small = rows * cols <= _DENSE_LIMIT and max(rows, cols) <= 2**14
+
+    X = _random(generator, (cols, trials), vectors)
+    Y = _random(generator, (rows, trials), vectors)
+    AX, AhY = operator.matmat(X), _adjoint_columns(operator, Y)
+    try:
+        for x, y, ax, ahy in zip(X.T, Y.T, AX.T, AhY.T, strict=True):
+            single, adjoint = operator.matvec(x), operator.rmatvec(y)
+            _check_inner(single, y, x, adjoint, tolerance)
+            _check_same("matmat and matvec", ax, single, tolerance)
+            _check_same("rmatmat and rmatvec", ahy, adjoint, tolerance)
+    except AssertionError as error:
+        if not small:
+            raise
+        try:
+            _check_matrices(op, operator, vectors, tolerance, shapes)
+        except AssertionError as where:
+            raise AssertionError(f"{error}\n{where}") from None
+        raise
+    if small:
+        _check_matrices(op, operator, vectors, tolerance, shapes)
+
+
+_Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shapes of the images on the side of the output and of the input."""
+
+
+def _check_matrices(op: Any, operator: LinearOperator, dtype: np.dtype[Any], rtol: float, shapes: _Shapes) -> None:
+    """Compare A with A^H, and with its sparse matrix, entry by entry."""
+    rows, cols = operator.shape
+    forward = operator.matmat(np.eye(cols, dtype=dtype))
+    backward = operator.rmatmat(np.eye(rows, dtype=dtype))
+    _check_same("the matrices of A and A^H", forward, backward.conj().T, rtol, shapes)
+    if hasattr(op, "tosparse"):
+        matrix = op.tosparse()
+        dense = matrix.toarray() if issparse(matrix) else np.asarray(matrix)
+        _check_same("the products and tosparse()", forward, dense, rtol, shapes)
 
 
 def _random(generator: np.random.Generator, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -105,19 +127,49 @@ def _check_inner(ax: NDArray[Any], y: NDArray[Any], x: NDArray[Any], ahy: NDArra
         )
 
 
-def _check_same(what: str, a: NDArray[Any], b: NDArray[Any], rtol: float) -> None:
+def _adjoint_columns(operator: LinearOperator, Y: NDArray[Any]) -> NDArray[Any]:
+    try:
+        operator.rmatvec(Y[:, 0])  # rmatmat without it fails less clearly
+    except NotImplementedError as error:
+        raise TypeError(
+            f"op is a {type(operator).__name__} without an adjoint: give it rmatvec (A^H y), rmatmat or _adjoint"
+        ) from error
+    return np.asarray(operator.rmatmat(Y))
+
+
+def _check_same(
+    what: str,
+    a: NDArray[Any],
+    b: NDArray[Any],
+    rtol: float,
+    shapes: _Shapes | None = None,
+) -> None:
+    """Compare two arrays; with the shapes of the images on both sides, they are matrices, and entries have places."""
     if a.shape != b.shape:
         raise AssertionError(f"{what} differ in shape: {a.shape} and {b.shape}")
     difference = np.abs(a - b)
     scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
     error = difference.max(initial=0) / scale if scale > 0 else difference.max(initial=0)
-    if not error <= rtol:
-        at = np.unravel_index(np.argmax(difference), difference.shape)
-        place = ", ".join(str(int(i)) for i in at)
-        raise AssertionError(
-            f"{what} differ: {a[at]!s} and {b[at]!s} at ({place}), {error:.3g} relative to the largest entry; "
-            f"allowed is {rtol:.3g}"
-        )
+    if error <= rtol:
+        return
+    wrong = np.argwhere(~(difference <= rtol * scale))  # NaN too
+    places = "; ".join(f"{a[tuple(at)]!s} and {b[tuple(at)]!s} at {_place(at, shapes)}" for at in wrong[:_PLACES])
+    more = f", and at {len(wrong) - _PLACES} more places" if len(wrong) > _PLACES else ""
+    raise AssertionError(
+        f"{what} differ: {places}{more}; by up to {error:.3g} relative to the largest entry, allowed is {rtol:.3g}"
+    )
+
+
+def _place(at: NDArray[Any], shapes: _Shapes | None) -> str:
+    """Where an entry is: its index, or the output and the input that it joins."""
+    if shapes is None:
+        return _tuple(at)
+    output, source = (_tuple(np.unravel_index(index, shape)) for index, shape in zip(at, shapes, strict=True))
+    return f"output {output}, input {source}"
+
+
+def _tuple(index: Iterable[Any]) -> str:
+    return f"({', '.join(str(int(i)) for i in index)})"
 
 
 def _norm(x: NDArray[Any]) -> float:

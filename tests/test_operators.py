@@ -9,10 +9,12 @@ import weakref
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from convmat import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, check_adjoint
+from convmat import Chain, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Diagonal, Pad, check_adjoint, normal
+from convmat.operators import ImageOperator
 from convmat.products import METHODS
 from tests import oracle
 from tests.strategies import CONV, CONV_TRANSPOSE, integers, layers, transposed_layers
@@ -63,6 +65,95 @@ def test_matvec_rmatvec_matmat_rmatmat_are_products_with_the_dense_matrix(method
             assert_equal(B.matvec(right[:, column]), matrix @ right[:, column], method)
             assert_equal(B.rmatvec(left[:, column]), matrix.conj().T @ left[:, column], method)
         assert_equal(B.matvec(right[:, :1]), matrix @ right[:, :1], method)
+
+
+COMPLEX_WEIGHT = np.array([[1.0 + 2.0j, 3.0], [0.5, -1.0j]])
+OPERATORS = {
+    "convolution": Conv2d(np.arange(36.0).reshape(2, 2, 3, 3), (4, 5), stride=2, padding=1, padding_mode="reflect"),
+    "transposed": ConvTranspose2d(COMPLEX_WEIGHT, (3, 2), stride=2),
+    "adjoint": Conv2d(COMPLEX_WEIGHT, (3, 2)).H,
+    "one sample": Conv1d([2.0], 1),
+    "one output": Conv1d([2.0, 1.0], 2),
+    "weights": Conv2d(COMPLEX_WEIGHT, (3, 2)).weight_operator(np.arange(6.0).reshape(3, 2)),
+    "factor": Pad((3, 2), 1, padding_mode="circular"),
+    "layer": Diagonal([[2.0], [3.0]], (2, 3)),
+    "chain": Chain(Diagonal([2.0, 3.0, 4.0], 3), Conv1d([1.0, 2.0], 4)),
+    "normal": normal(Conv2d(COMPLEX_WEIGHT, (3, 2)), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_transpose_and_adjoint_is_an_operator_on_images(name):
+    A = OPERATORS[name]
+    dense = A @ np.eye(A.shape[1])
+    for B, matrix, shapes in (
+        (A.T, dense.T, (A.output_shape, A.input_shape)),
+        (A.H, dense.conj().T, (A.output_shape, A.input_shape)),
+        (A.H.T, dense.conj(), (A.input_shape, A.output_shape)),
+        (A.T.H, dense.conj(), (A.input_shape, A.output_shape)),
+        (A.H.H, dense, (A.input_shape, A.output_shape)),
+        (A.T.T, dense, (A.input_shape, A.output_shape)),
+    ):
+        assert isinstance(B, ImageOperator)
+        assert (B.input_shape, B.output_shape) == shapes
+        x = integers(np.random.default_rng(0), (2, *B.input_shape), B.dtype)
+        np.testing.assert_allclose(B.apply(x).reshape(2, -1), x.reshape(2, -1) @ matrix.T, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(B.toarray(), matrix, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(B.tosparse("csc").toarray(), matrix, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(pickle.loads(pickle.dumps(B)).apply(x), B.apply(x), rtol=1e-12, atol=1e-12)
+        check_adjoint(B, rng=0)
+
+
+BATCHES = tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18)
+
+
+@pytest.mark.skipif(not BATCHES, reason="scipy before 1.18 has no batches")
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (1, 1), (0,)])
+def test_matvec_takes_batches_of_vectors_and_matmat_and_at_batches_of_columns(name, batch):
+    A = OPERATORS[name]
+    dense, rng = A @ np.eye(A.shape[1]), np.random.default_rng(0)
+    for B, matrix in ((A, dense), (A.T, dense.T), (A.H, dense.conj().T), (A.H @ A, dense.conj().T @ dense)):
+        (rows, cols), close = B.shape, {"rtol": 1e-12, "atol": 1e-12}
+        x, y = integers(rng, (*batch, cols), A.dtype), integers(rng, (*batch, rows), A.dtype)
+        X, Y = integers(rng, (*batch, cols, 4), A.dtype), integers(rng, (*batch, rows, 4), A.dtype)
+        if x.shape != (cols, 1):  # a column, which scipy is about to refuse
+            np.testing.assert_allclose(B.matvec(x), x @ matrix.T, **close)
+        if y.shape != (rows, 1):
+            np.testing.assert_allclose(B.rmatvec(y), y @ matrix.conj(), **close)
+        np.testing.assert_allclose(B.matmat(X), matrix @ X, **close)
+        np.testing.assert_allclose(B.rmatmat(Y), matrix.conj().T @ Y, **close)
+        np.testing.assert_allclose(B @ X, matrix @ X, **close)
+
+
+def test_at_names_apply_for_an_image_and_the_order_of_axes_for_channels_last():
+    A = Conv2d(np.ones((4, 3, 3, 3)), (6, 5))
+    image = np.ones((3, 6, 5))
+    with pytest.raises(
+        ValueError, match=r"shape \(3, 6, 5\), an image: .* use A.apply\(image\), or A @ image.ravel\(\)"
+    ):
+        A @ image
+    with pytest.raises(ValueError, match=r"channels go first: image.transpose\(2, 0, 1\)"):
+        A.apply(image.transpose(1, 2, 0))
+    with pytest.raises(ValueError, match=r"channels go first: image.transpose\(0, 3, 1, 2\)"):
+        A.apply(np.ones((7, 6, 5, 3)))
+    with pytest.raises(ValueError, match=r"a vector goes to A @ image, or as image.reshape\(3, 6, 5\)"):
+        A.apply(image.ravel())
+    assert (A @ image.ravel()).shape == (A.shape[0],)
+    square = Conv2d(np.ones((2, 2)), (3, 3))  # here an image is three columns of another length
+    with pytest.raises(ValueError, match="an image"):
+        square @ np.ones((3, 3))
+
+
+def test_at_says_what_to_write_for_sparse_arrays_and_expressions():
+    class Variable:
+        pass
+
+    A = Conv1d([1.0, 2.0], 5)
+    with pytest.raises(TypeError, match=r"x is of type Variable.* A.tosparse\(\) @ x"):
+        A @ Variable()
+    with pytest.raises(TypeError, match=r"sparse csr_array: .* A.tosparse\(\) @ x"):
+        A @ scipy.sparse.eye_array(5, format="csr")
 
 
 @each_method

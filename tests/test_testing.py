@@ -8,6 +8,7 @@ import scipy.sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from convmat import Conv1d, Conv2d, check_adjoint
+from convmat.operators import ImageOperator
 
 rng = np.random.default_rng(0)
 MATRIX = rng.standard_normal((5, 7))
@@ -115,7 +116,7 @@ def test_a_single_wrong_entry_of_a_sparse_matrix_fails_and_is_named():
     wrong[3, 2] += 1
     text = message(Broken(MATRIX, sparse=scipy.sparse.csr_array(wrong)))
     assert "tosparse()" in text
-    assert "(3, 2)" in text
+    assert "at output (3), input (2)" in text
     assert "differ" in message(Broken(MATRIX, sparse=scipy.sparse.csr_array(MATRIX[:, :5])))
 
 
@@ -144,6 +145,36 @@ def test_an_operator_of_convmat_that_is_spoiled_fails():
 
     check_adjoint(Conv1d([1.0, 2.0, 3.0], 9, padding=1), rng=1)
     assert "dot test failed" in message(Spoiled([1.0, 2.0, 3.0], 9, padding=1))
+
+
+@pytest.mark.parametrize("part", ["_forward", "_backward"])
+def test_the_first_entries_that_differ_are_named_by_output_and_input(part):
+    A = Conv2d(np.arange(1.0, 37.0).reshape(2, 2, 3, 3), (4, 5), padding=1)
+    wrong = {((1, 2, 3), (0, 1, 4)), ((0, 0, 0), (1, 1, 1))}
+
+    class Spoiled(ImageOperator):
+        def _forward(self, x):
+            return self._image(A.toarray(), x, A.output_shape, "_forward")
+
+        def _backward(self, y):
+            return self._image(A.toarray().T, y, A.input_shape, "_backward")
+
+        def _image(self, matrix, x, shape, name):
+            for output, source in wrong if name == part else ():
+                at = np.ravel_multi_index(output, A.output_shape), np.ravel_multi_index(source, A.input_shape)
+                matrix[at if name == "_forward" else at[::-1]] += 1
+            return (x.reshape(len(x), -1) @ matrix.T).reshape(len(x), *shape)
+
+    text = message(Spoiled(A.dtype, A.input_shape, A.output_shape))
+    assert "dot test failed" in text
+    for output, source in wrong:
+        assert f"at output {output}, input {source}" in text
+    assert text.count("input (") == 2
+
+
+def test_an_operator_without_an_adjoint_gets_a_sentence():
+    with pytest.raises(TypeError, match="without an adjoint: give it rmatvec"):
+        check_adjoint(LinearOperator((3, 2), matvec=lambda x: np.ones(3), dtype=float))
 
 
 def test_a_large_operator_is_tested_without_its_matrix():
