@@ -604,8 +604,9 @@ class Conv2d(Conv):
     padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
     flip : bool
         Flip the kernel on every spatial axis: the true convolution, not the cross-correlation.
-    method : {"auto", "matrix", "gemm", "toeplitz", "fft", "separable"}
-        How products are computed; all agree to rounding. "auto" takes the least expected cost, see `explain`.
+    method : {"auto", "pointwise", "matrix", "gemm", "toeplitz", "fft", "separable"}
+        How products are computed. "auto" takes the least expected cost, see `explain`; "pointwise" takes the least of
+        those that are accurate output by output, beside samples of any size: see the Notes.
 
     Attributes
     ----------
@@ -644,8 +645,18 @@ class Conv2d(Conv):
     -----
     Vectors are C-order ravels of images: entry ``(o M_1 + m_1) M_2 + m_2`` of the output is y[o, m_1, m_2]. The result
     of a product has the result type of weight and vector. Products run on as many threads as CONVMAT_NUM_THREADS says,
-    by default as many as there are cores for this process. The methods "toeplitz", "fft" and "separable" let a NaN or
-    an infinity in the image spread beyond the outputs that read it; "matrix" does not.
+    by default as many as there are cores for this process, or as a container's quota allows; BLAS runs on one. Under a
+    scheduler that fills the cores itself (dask, joblib, multiprocessing), set CONVMAT_NUM_THREADS=1 in its workers.
+
+    *Accuracy*, with eps that of the dtype and K the number of taps times C_in / groups. "matrix", "gemm" and "toeplitz"
+    are accurate output by output: the error of y[o, m] is at most K eps times the sum of \|W\| \|x\| over the samples
+    that it reads. "separable" sees the same samples, and the sum of \|W\| is that of its separable terms, which may be
+    larger. The error of "fft" is relative to the largest samples, not to each output: some eps log2(T) times the
+    2-norms of the kernels and of the tile of T samples (at most 400 x 400, or 2^15, or 64^3), so that one sample of 1e8
+    is felt in all outputs of its tile, though no tap reads it. Where samples differ that much, ask for "pointwise".
+
+    The methods "toeplitz", "fft" and "separable" let a NaN or an infinity in the image spread beyond the outputs that
+    read it; "matrix" does not.
 
     References
     ----------
@@ -772,8 +783,8 @@ class ConvTranspose2d(ConvTranspose):
         Less than the larger of stride and dilation.
     output_size : int or tuple of int, optional
         Chooses it by its value, in place of `output_padding`.
-    method : {"auto", "matrix", "gemm", "toeplitz", "fft", "separable"}
-        How products are computed; all agree to rounding. "auto" takes the least expected cost, see `explain`.
+    method : {"auto", "pointwise", "matrix", "gemm", "toeplitz", "fft", "separable"}
+        How products are computed, and how accurately: see `Conv2d`.
 
     Attributes
     ----------

@@ -10,16 +10,18 @@ import time
 
 import numpy as np
 import pytest
+import scipy.fft
 from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat import Conv1d, Conv2d, Conv3d
 from convmat.geometry import conv_geometry
-from convmat.products import METHODS, Products, plan, separable_rank, threads
+from convmat.products import CHOSEN_FROM, METHODS, Products, plan, separable_rank, threads
 from convmat.products import fft as fft_module
 from convmat.products import toeplitz as toeplitz_module
 from convmat.products.separable import separate
 from convmat.products.threads import VARIABLE, Pool, Scratch, _helpers, cpu_quota, workers
+from tests.strategies import CONV
 
 LAYERS = {
     "many bands": (Conv2d, (1, 1, 5, 5), (300, 257), {"stride": 2, "padding": 2}),
@@ -429,6 +431,82 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
         for forward, transpose in results[1:]:
             np.testing.assert_array_equal(forward, results[0][0])
             np.testing.assert_array_equal(transpose, results[0][1])
+
+
+def outlier(shape, value, at, dtype):
+    x = np.random.default_rng(0).standard_normal(shape)
+    x[at] = value
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("method", ["pointwise", *CHOSEN_FROM["pointwise"]])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_methods_are_accurate_in_every_output_beside_an_outlier(method, stride):
+    weight = np.random.default_rng(1).standard_normal((31, 31)).astype(np.float32)
+    A = Conv2d(weight, (96, 96), padding=15, stride=stride, method=method)
+    matrix = A.tosparse().astype(np.float64)
+    for B, M in ((A, matrix), (A.T, matrix.T)):
+        x = outlier(B.input_shape, 1e8, (20,) * 2, np.float32)
+        exact, read = M @ x.ravel().astype(float), abs(M) @ abs(x).ravel().astype(float)
+        assert np.all(abs(B.apply(x).ravel() - exact) <= weight.size * np.finfo(np.float32).eps * read)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (500, 300), (4000,), (40, 41, 42)])
+def test_the_error_of_fft_is_within_its_bound_and_reaches_outputs_that_do_not_read_the_outlier(size):
+    rng, eps = np.random.default_rng(2), np.finfo(np.float32).eps
+    taps = (31,) * len(size) if len(size) < 3 else (7,) * 3
+    weight = rng.standard_normal(taps).astype(np.float32)
+    A = CONV[len(size)](weight, size, padding=3, method="fft")
+    x = outlier(size, 1e8, (1,) * len(size), np.float32)
+    exact = CONV[len(size)](weight.astype(float), size, padding=3, method="gemm").apply(x.astype(float))
+    error = abs(A.apply(x) - exact)
+    tile = math.prod(fft_module.tile_sides(A.geometry)[0])
+    assert error.max() <= eps * math.log2(tile) * np.linalg.norm(weight) * np.linalg.norm(x)
+    unread = error[tuple(slice(40, 60) for _ in size)]
+    assert unread.size == 0 or unread.max() > 1e3 * eps * abs(weight).sum() * 5
+
+
+def test_pointwise_takes_neither_fft_nor_separable_where_auto_does():
+    k = np.hanning(33)[1:-1]
+    for weight in (np.outer(k, k), np.outer(k, k) + np.random.default_rng(0).standard_normal((31, 31))):
+        A = Conv2d(weight, (256, 256), padding=15)
+        B = Conv2d(weight, (256, 256), padding=15, method="pointwise")
+        assert A.method in ("fft", "separable")
+        assert {B.method, B.T.method} <= set(CHOSEN_FROM["pointwise"])
+        assert "accurate output by output" in B.explain()
+
+
+@pytest.mark.parametrize("size", [10**11, 2**55, 2**61])
+@pytest.mark.parametrize("options", [{}, {"stride": 3}, {"padding": 2, "padding_mode": "reflect"}])
+def test_planning_takes_no_work_that_grows_with_the_image(monkeypatch, size, options):
+    calls = []
+    original = scipy.fft.next_fast_len
+    monkeypatch.setattr(scipy.fft, "next_fast_len", lambda *a, **k: calls.append(a) or original(*a, **k))
+    A = Conv1d(np.ones(5), size, **options)
+    assert A.method in METHODS
+    assert "A x by" in A.explain()
+    assert len(calls) < 10_000
+    assert Conv2d(np.ones((5, 5)), (2**30, 2**30), **options).T.method in METHODS
+
+
+@pytest.mark.parametrize(
+    ("needed", "reach", "kernels"), [(1, 0, 1), (100, 4, 1), (5000, 30, 3), (200, 199, 1), (7, 90, 64)]
+)
+def test_the_side_of_a_tile_has_the_fewest_samples_of_all_fast_sides(needed, reach, kernels):
+    for dims in (1, 2, 3):
+        samples = min(fft_module.TILE_SIDE[dims] ** dims, fft_module.KERNEL_SAMPLES / kernels)
+        longest = max(round(samples ** (1 / dims)), 2 * reach + 8)
+        fewest = -(-needed // max(1, longest - reach))
+        most = scipy.fft.next_fast_len(-(-needed // fewest) + reach, real=True)
+        cost = {
+            side: -(-needed // (side - reach)) * side
+            for side in range(reach + 1, most + 1)
+            if scipy.fft.next_fast_len(side, real=True) == side
+        }
+        side = fft_module._tile_side(needed, reach, dims, kernels)
+        assert side <= most
+        shortest = scipy.fft.next_fast_len(-(-needed // min(needed, 2 * fewest + 1)) + reach, real=True)
+        assert cost[side] == min(c for s, c in cost.items() if s >= shortest)
 
 
 def test_plans_are_made_when_they_are_needed_and_once_per_dtype():

@@ -43,6 +43,16 @@ METHODS: dict[str, Callable[[Geometry, NDArray[Any]], Product]] = {
 }
 """Name of a method -> (geometry, weight) -> its plan."""
 
+CHOSEN_FROM: dict[str, tuple[str, ...]] = {
+    "auto": tuple(METHODS),
+    "pointwise": ("matrix", "gemm", "toeplitz"),
+}
+"""Word for a choice -> the methods of which the one of least expected cost is taken.
+
+Pointwise: the error of an output is some rounding errors of the products that it sums, whatever other samples there
+are. The FFT mixes all samples of a tile, and separable terms may cancel.
+"""
+
 
 def check_method(method: str) -> str:
     """The method, if there is one of that name.
@@ -54,8 +64,8 @@ def check_method(method: str) -> str:
     """
     if not isinstance(method, str):
         raise TypeError(f"method={method!r} must be a word")
-    if method not in ("auto", *METHODS):
-        raise ValueError(f"method={method!r} must be one of 'auto', {', '.join(map(repr, METHODS))}")
+    if method not in (*CHOSEN_FROM, *METHODS):
+        raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, (*CHOSEN_FROM, *METHODS)))}")
     return method
 
 
@@ -84,10 +94,10 @@ class Products:
         if self._chosen is None:
             if not self._finite:
                 self._chosen = ("matrix", "matrix")
-            elif self.asked != "auto":
+            elif self.asked in METHODS:
                 self._chosen = (self.asked, self.asked)
             else:
-                expected = self._estimates()
+                expected = [e for e in self._estimates() if e.method in CHOSEN_FROM[self.asked]]
                 self._chosen = (
                     min(expected, key=lambda e: e.forward).method,
                     min(expected, key=lambda e: e.transpose).method,
@@ -107,8 +117,9 @@ class Products:
         reason = f"method={self.asked!r} was asked for"
         if not self._finite:
             reason = "the weight is not finite, and only the matrix multiplies no padded zeros"
-        elif self.asked == "auto":
-            reason = "the least expected cost"
+        elif self.asked in CHOSEN_FROM:
+            among = "" if self.asked == "auto" else " of those that are accurate output by output"
+            reason = f"the least expected cost{among}"
         forward, transpose = self.methods
         lines = [
             f"A x by {forward}, A^T y by {transpose}: {reason}",
