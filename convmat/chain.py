@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.layers import Paired
-from convmat.matrix import check_format, check_memory, index_dtype
+from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators import ImageOperator
 
 _BLOCK = 2**24
@@ -145,7 +145,7 @@ class Chain(Paired):
         """
         check_format(format)
         product = functools.reduce(_multiply, (factor.tosparse() for factor in self._factors))
-        return product.astype(self.dtype, copy=False).asformat(format)
+        return as_format(product.astype(self.dtype, copy=False), format)
 
 
 def _multiply(left: Any, right: Any) -> Any:

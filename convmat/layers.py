@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.sparse import csr_array, eye_array, issparse, kron
 
 from convmat.geometry import as_weight
-from convmat.matrix import check_format, check_memory, index_dtype
+from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators import ImageOperator
 
 AxisMatrix = Any
@@ -113,7 +113,7 @@ class Diagonal(ImageOperator):
         size = self.shape[0]
         check_memory("a sparse matrix", self.shape, size, size * (self.dtype.itemsize + 16))
         data = np.broadcast_to(self._values, self.input_shape).reshape(-1)
-        return _selection(np.arange(size), size, np.array(data)).asformat(format)
+        return as_format(_selection(np.arange(size), size, np.array(data)), format)
 
 
 class Rearrange(Paired):
@@ -207,7 +207,7 @@ class Rearrange(Paired):
         size = self.shape[0]
         check_memory("a sparse matrix", self.shape, size, size * (self.dtype.itemsize + 16))
         index = np.arange(size).reshape(self._split).transpose(self._order).reshape(-1)
-        return _selection(index, size, np.ones(size, dtype=self.dtype)).asformat(format)
+        return as_format(_selection(index, size, np.ones(size, dtype=self.dtype)), format)
 
 
 class Separable(Paired):
@@ -312,7 +312,7 @@ class Separable(Paired):
             for n, m in zip(self.input_shape, self._matrices, strict=True)
         )
         product = functools.reduce(functools.partial(kron, format="csr"), axes, one)
-        return product.astype(self.dtype, copy=False).asformat(format)  # kron forgets the dtype of an empty matrix
+        return as_format(product.astype(self.dtype, copy=False), format)  # kron forgets the dtype of an empty matrix
 
 
 def image_shape(name: str, value: int | Sequence[int]) -> tuple[int, ...]:

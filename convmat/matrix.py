@@ -116,7 +116,7 @@ def conv_matrix(
     )
     if rows is None:
         return sparse(geometry, kernel, format)
-    return _as_format(slab(geometry, kernel, rows), format)
+    return as_format(slab(geometry, kernel, rows), format)
 
 
 def conv_transpose_matrix(
@@ -201,14 +201,14 @@ def sparse(geometry: Geometry, weight: NDArray[Any], format: str = "csr") -> Any
     """The matrix A in the given format. "csc" is the transpose of the CSR array of A^T, without a conversion."""
     if check_format(format) == "csc":
         return _transposed(_assemble(_lines_of_transpose(geometry, weight)))
-    return _as_format(_assemble(_lines(geometry, weight)), format)
+    return as_format(_assemble(_lines(geometry, weight)), format)
 
 
 def sparse_transpose(geometry: Geometry, weight: NDArray[Any], format: str = "csr") -> Any:
     """The matrix A^T in the given format. "csc" is the transpose of the CSR array of A, without a conversion."""
     if check_format(format) == "csc":
         return _transposed(_assemble(_lines(geometry, weight)))
-    return _as_format(_assemble(_lines_of_transpose(geometry, weight)), format)
+    return as_format(_assemble(_lines_of_transpose(geometry, weight)), format)
 
 
 def slab(geometry: Geometry, weight: NDArray[Any], rows: slice) -> csr_array:
@@ -243,6 +243,38 @@ def check_format(format: str) -> str:
     if format not in FORMATS:
         raise ValueError(f"format={format!r} must be one of {', '.join(map(repr, FORMATS))}")
     return format
+
+
+def as_format(matrix: Any, format: str) -> Any:
+    """A CSR array (or a CSC one) in another format.
+
+    Raises
+    ------
+    ValueError
+        If scipy does not know the format.
+    MemoryError
+        If it does not fit in memory in that format, as may be where it does in another.
+    """
+    cost = _BYTES.get(check_format(format))
+    if cost is not None:
+        needed = cost(matrix)
+        rows, cols = matrix.shape
+        check_bytes(f"a sparse matrix of shape {rows} x {cols} in format={format!r}", needed, "use format='csr'")
+    return matrix.asformat(format)
+
+
+def _diagonals(matrix: Any) -> int:
+    """The entries of all diagonals that are not empty."""
+    entries = matrix.tocoo()
+    return int(np.unique(entries.col.astype(np.int64) - entries.row).size) * matrix.shape[1]
+
+
+_BYTES: dict[str, Callable[[Any], int]] = {
+    "dia": lambda matrix: _diagonals(matrix) * matrix.dtype.itemsize,
+    "dok": lambda matrix: 250 * matrix.nnz,
+    "lil": lambda matrix: 80 * matrix.nnz + 128 * matrix.shape[0],
+}
+"""Format -> the bytes that it takes, about, where that may be far more than CSR takes."""
 
 
 def index_dtype(*largest: int) -> np.dtype[Any]:
@@ -518,10 +550,6 @@ def _repeat_shifted(line: NDArray[Any], unit: int, block: int, length: int, adva
         shifts = step * np.arange(1, whole, dtype=line.dtype)
         np.add(repeated[:1], shifts[:, None], out=repeated[1:])
         np.add(line[: end - whole * source], line.dtype.type(step * whole), out=line[whole * source : end])
-
-
-def _as_format(matrix: csr_array, format: str) -> Any:
-    return matrix.asformat(check_format(format))
 
 
 def _canonical(matrix: Any) -> Any:

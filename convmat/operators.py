@@ -245,7 +245,7 @@ class _Transposed(_Derived):
 
     def tosparse(self, format: str = "csr") -> Any:
         matrix.check_format(format)
-        return self._of.tosparse().T.asformat(format)
+        return matrix.as_format(self._of.tosparse().T, format)
 
 
 class _Conjugated(_Derived):
@@ -269,7 +269,7 @@ class _Conjugated(_Derived):
 
     def tosparse(self, format: str = "csr") -> Any:
         matrix.check_format(format)
-        return self._of.tosparse().conj().asformat(format)
+        return matrix.as_format(self._of.tosparse().conj(), format)
 
 
 class Convolution(ImageOperator):

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array
 
 from convmat.geometry import Geometry, output_shape_of, result_dtype
-from convmat.matrix import check_format, check_memory, index_dtype
+from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators import ImageOperator
 from convmat.products import Products
 from convmat.products.lowering import Lowering
@@ -116,7 +116,7 @@ class WeightOperator(_WeightMap):
         indptr = np.concatenate([[0], np.cumsum(np.tile(counts * per_group, outs))]).astype(dtype)
         matrix = csr_array((data, indices, indptr), shape=self.shape)
         matrix.has_sorted_indices = matrix.has_canonical_format = True
-        return matrix.asformat(format)
+        return as_format(matrix, format)
 
 
 class TransposeWeightOperator(_WeightMap):
@@ -161,7 +161,7 @@ class TransposeWeightOperator(_WeightMap):
         entries = coo_array((values.reshape(-1), (rows.reshape(-1), cols.reshape(-1))), shape=self.shape)
         matrix = entries.tocsr()
         matrix.sum_duplicates()
-        return matrix.asformat(format)
+        return as_format(matrix, format)
 
 
 @blas_on_one_thread()

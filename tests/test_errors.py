@@ -511,3 +511,16 @@ def test_check_adjoint_refuses_arguments_without_sense():
     refused(ValueError, convmat.check_adjoint, A, rtol=float("nan"), fragments=["rtol=nan"])
     with pytest.raises(TypeError):
         convmat.check_adjoint("A")
+
+
+def test_formats_that_take_far_more_than_csr_are_refused_before_they_are_allocated(monkeypatch):
+    A = convmat.Downsample((2000, 2000), 2)
+    with pytest.raises(MemoryError, match=r"4000000 in format='dia' needs 32\d{12} bytes .*use format='csr'"):
+        A.tosparse("dia")  # 10^6 diagonals, of one entry each
+    monkeypatch.setattr(matrix, "_available_memory", lambda: float(2**26))
+    B = Conv2d(np.ones((3, 3)), (400, 400), padding=1)
+    for format in ("dok", "lil"):
+        with pytest.raises(MemoryError, match=f"format='{format}'"):
+            B.tosparse(format)
+    dia = B.tosparse("dia")
+    np.testing.assert_array_equal((dia @ np.arange(160_000.0)), B @ np.arange(160_000.0))
