@@ -13,8 +13,7 @@ from tests import oracle
 
 cp = pytest.importorskip("cvxpy")
 
-rng = np.random.default_rng(8)
-SCENE = np.clip(rng.standard_normal((8, 8)), 0, None)  # half of the pixels are black
+SCENE = np.clip(np.random.default_rng(8).standard_normal((8, 8)), 0, None)  # half of the pixels are black
 TIGHT = {"solver": cp.CLARABEL, "tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 
@@ -42,7 +41,7 @@ def test_nonnegative_super_resolution_reaches_the_residual_of_nnls(mode):
 def test_bounded_least_squares_has_the_solution_of_lsq_linear(transpose):
     A = convmat.Conv2d([[0.1, 0.3, 0], [0.2, 2.0, 0.1], [0, 0.1, 0.2]], SCENE.shape, padding=1, padding_mode="circular")
     A = A.T if transpose else A
-    y = A @ SCENE.ravel() + rng.standard_normal(A.shape[0])
+    y = A @ SCENE.ravel() + np.random.default_rng(9).standard_normal(A.shape[0])
     x = cp.Variable(A.shape[1])
     cp.Problem(cp.Minimize(cp.sum_squares(A.tosparse() @ x - y)), [x >= 0, x <= 1]).solve(**TIGHT)
     want = lsq_linear(A.tosparse(), y, (0, 1), tol=1e-14, lsmr_tol="auto").x
@@ -114,3 +113,10 @@ def test_the_snippet_of_the_documentation_finds_the_scene():
     exec(textwrap.dedent(convmat.interop.__doc__.partition("::\n")[2]), names)
     assert names["problem"].status == cp.OPTIMAL
     np.testing.assert_allclose(names["image"], names["scene"], atol=1e-6)
+
+
+def test_an_operator_times_a_variable_says_that_the_matrix_is_wanted():
+    A, x = convmat.Conv1d([1.0, 2.0], 5), cp.Variable(5)
+    with pytest.raises(TypeError, match=r"x is of type Variable.*A\.tosparse\(\) @ x takes the place of A @ x"):
+        A @ x
+    assert (A.tosparse() @ x).shape == (4,)
