@@ -21,21 +21,21 @@ PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 
 def suite(session: nox.Session, *requirements: str) -> None:
-    """The test command of the README, with requirements beside those of the extra."""
-    session.install(".[test]", *requirements)
+    """The tests of the README's command, in an environment with these requirements."""
+    session.install(*requirements)
     session.run("python", "-m", "pytest", "-n", "auto", *session.posargs)
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
     """The tests, on the oldest versions that pyproject.toml declares."""
-    suite(session, *(requirement.replace(">=", "==") for requirement in PROJECT["dependencies"]))
+    suite(session, ".[test]", *(requirement.replace(">=", "==") for requirement in PROJECT["dependencies"]))
 
 
 @nox.session(python=["3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """The tests, on the newest versions."""
-    suite(session)
+    """The tests, on the newest versions; without PyTorch, of which one environment is gigabytes enough."""
+    suite(session, ".[test-without-torch]")
 
 
 @nox.session
