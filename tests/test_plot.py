@@ -26,7 +26,9 @@ from tests.strategies import integers, layers
 FLAT = (1, 2)
 """Numbers of axes whose arithmetic can be drawn."""
 
-RNG = np.random.default_rng(0)
+
+def normal(shape):
+    return np.random.default_rng(0).standard_normal(shape)
 
 
 def chosen(A, data):
@@ -101,7 +103,7 @@ def test_sliding_the_drawn_kernel_over_the_drawn_input_is_the_operator(layer, da
 
 
 def test_zero_filled_input_is_the_upsampled_input_within_the_border_of_the_guide():
-    B = ConvTranspose2d(RNG.standard_normal((3, 3)), (3, 3), stride=2, padding=1, output_padding=1)
+    B = ConvTranspose2d(normal((3, 3)), (3, 3), stride=2, padding=1, output_padding=1)
     samples, kinds = Scene.of(B).input.samples, Scene.of(B).input.kinds
     y = np.arange(1.0, 10.0)
     upsampled = convmat.Upsample((3, 3), 2, output_size=(5, 5)).apply(y.reshape(3, 3))
@@ -191,9 +193,9 @@ def test_entries_and_their_taps_rebuild_the_matrix(layer, transposed):
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_taps_of_a_weight_operator_are_those_of_the_weights_in_its_columns(transposed):
-    A = Conv2d(RNG.standard_normal((2, 2, 2, 2)), (4, 4))
+    A = Conv2d(normal((2, 2, 2, 2)), (4, 4))
     A = A.T if transposed else A
-    J = A.weight_operator(RNG.standard_normal(A.input_shape))
+    J = A.weight_operator(normal(A.input_shape))
     stored = J.tosparse()
     tap_of_column = np.tile(np.arange(4), 4)
     expected = np.where(stored.toarray() != 0, tap_of_column, ZERO)
@@ -203,7 +205,7 @@ def test_taps_of_a_weight_operator_are_those_of_the_weights_in_its_columns(trans
 
 @pytest.mark.parametrize("transpose", ["side-by-side", "only", "none"])
 def test_frame_i_is_row_i(transpose):
-    A = Conv2d(RNG.standard_normal((3, 2, 3, 3)), (5, 5), stride=2, padding=1)
+    A = Conv2d(normal((3, 2, 3, 3)), (5, 5), stride=2, padding=1)
     operator, scene, steps = plan(A, transpose, (2, 1))
     shown = A.T if transpose == "only" else A
     assert operator is shown
@@ -252,7 +254,7 @@ def test_film_without_ffmpeg_is_refused_before_anything_is_drawn(tmp_path, monke
 
 
 def test_arithmetic_colours_the_cells_of_the_step_and_no_others():
-    A = Conv2d(RNG.standard_normal((3, 3)), (5, 5), stride=2, padding=1)
+    A = Conv2d(normal((3, 3)), (5, 5), stride=2, padding=1)
     figure = plot.arithmetic(A, (0, 2), title="corner")
     step = Scene.of(A).step((0, 2))
     source, kernel, output = figure.axes
@@ -291,7 +293,7 @@ def test_grids_have_cells_of_one_size_and_do_not_overlap(layer, width, height):
 
 
 def test_matrix_draws_entries_or_counts_by_its_size():
-    A = Conv2d(RNG.standard_normal((2, 1, 3, 3)), (20, 20), padding=1)
+    A = Conv2d(normal((2, 1, 3, 3)), (20, 20), padding=1)
     small, large = plot.matrix(A, resolution=800), plot.matrix(A, resolution=799)
     np.testing.assert_array_equal(small.get_array().filled(ZERO), pattern.reads(A).picture())
     np.testing.assert_array_equal(large.get_array().filled(0), binned(A.tosparse(), *large.get_array().shape))
@@ -321,7 +323,7 @@ def test_matrix_rules_channels_and_image_rows():
 
 
 def test_pictures_are_drawn_on_the_axes_that_are_given():
-    A = Conv2d(RNG.standard_normal((3, 3)), (6, 6))
+    A = Conv2d(normal((3, 3)), (6, 6))
     for draw in (plot.matrix, plot.overlap):
         ax = Figure().add_subplot()
         assert draw(A, ax, title="name").axes is ax
@@ -350,7 +352,7 @@ def test_spectrum_draws_the_singular_values_and_counts_zeros():
 
 
 def test_spectrum_without_structure_draws_the_bounds_of_the_norm():
-    A = Conv2d(RNG.standard_normal((40, 40, 3, 3)), (24, 24), padding=1)
+    A = Conv2d(normal((40, 40, 3, 3)), (24, 24), padding=1)
     found = Spectrum.of(A)
     assert found.values is None
     assert 0 < found.bounds[0] <= found.bounds[1]
@@ -368,7 +370,7 @@ def test_spectrum_of_zero():
 
 @pytest.mark.parametrize("style", ["default", "dark_background"])
 def test_pictures_follow_the_style(style, tmp_path):
-    A = Conv2d(RNG.standard_normal((3, 3)), (5, 5), padding=1)
+    A = Conv2d(normal((3, 3)), (5, 5), padding=1)
     with matplotlib.style.context(style):
         paper, ink = to_rgb(matplotlib.rcParams["figure.facecolor"]), to_rgb(matplotlib.rcParams["text.color"])
         figures = [plot.matrix(A).figure, plot.arithmetic(A, (0, 0)), plot.overlap(A).figure, plot.spectrum(A).figure]

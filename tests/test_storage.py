@@ -22,8 +22,7 @@ from convmat.storage import load, save
 from tests.hostile import Member, described, npy, pack, seal, unpack, wide_end
 from tests.strategies import CONV_TRANSPOSE, layers, transposed_layers
 
-rng = np.random.default_rng(3)
-WEIGHT = rng.standard_normal((4, 3, 3, 2))
+WEIGHT = np.random.default_rng(3).standard_normal((4, 3, 3, 2))
 
 
 def round_trip(A):
@@ -128,13 +127,13 @@ def test_method_comes_back(method):
     A = convmat.Conv2d(W, (9, 8), method=method)
     B = round_trip(A)
     assert_same(B, A)
-    x = rng.standard_normal(A.input_shape)
+    x = np.random.default_rng(0).standard_normal(A.input_shape)
     assert A.apply(x).tobytes() == B.apply(x).tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 def test_bits_of_non_finite_weights_come_back(dtype):
-    W = rng.standard_normal((2, 1, 4)).astype(dtype)
+    W = np.random.default_rng(0).standard_normal((2, 1, 4)).astype(dtype)
     W[0, 0] = [np.nan, np.inf, -np.inf, -0.0]
     words = W.view(np.uint32)
     words[1, 0, 0] = 0xFFC12345  # a NaN with a payload, in the low half of a double: a subnormal or a payload
@@ -161,7 +160,7 @@ def test_index_maps_come_back(channels, dtype):
     ):
         B = round_trip(A)
         assert_same(B, A)
-        x = rng.standard_normal(A.input_shape)
+        x = np.random.default_rng(0).standard_normal(A.input_shape)
         np.testing.assert_array_equal(B.apply(x), A.apply(x))
         np.testing.assert_array_equal(B.T.apply(A.apply(x)), A.T.apply(A.apply(x)))
 
@@ -290,7 +289,6 @@ EDITS = {
     "one stride": ({"stride": [2]}, "stride=.* one entry per spatial axis"),
     "dilation": ({"dilation": [1, -1]}, "dilation=.* must be at least 1"),
     "triples": ({"padding": [[1, 1, 1], [1, 1, 1]]}, "padding="),
-    "padding too large": ({"padding": [[1, 1], [1, 8]]}, "padding_mode='reflect' needs it smaller"),
     "padding and its word": ({"padding_as_given": "'same_upper'"}, "padding=.* must be that of padding_as_given"),
     "escape sequence": ({"padding_as_given": "\x1b[2J"}, "must be printable"),
     "groups 0": ({"groups": 0}, "groups=0 must be at least 1"),
@@ -308,6 +306,10 @@ EDITS = {
     "pad of a stride": ({"kind": "Pad", "weight": np.ones((1, 1))}, "stride must be 1 .* of kind Pad"),
     "pad with a kernel": ({"kind": "Pad", "weight": np.ones((2, 2)), "stride": [1, 1]}, "a single 1 per channel"),
     "pad that mixes": ({"kind": "Pad", "weight": np.ones((2, 2, 1, 1)), "stride": [1, 1]}, "a single 1 per channel"),
+    "pad by a method": (
+        {"kind": "Pad", "weight": np.ones((1, 1)), "stride": [1, 1], "method": "fft"},
+        "method must be 'auto' .* kind Pad",
+    ),
     "downsample with padding": ({"kind": "Downsample", "weight": np.ones((1, 1))}, "padding must be 0 .* of kind Down"),
     "upsample flipped": (
         {"kind": "Upsample", "weight": np.ones((1, 1)), "padding": [[0, 0]] * 2, "padding_mode": "zeros", "flip": True},
@@ -632,11 +634,12 @@ def test_a_file_without_an_end_is_refused_by_its_first_bytes(tmp_path, peak):
     assert peak() < 2**21
 
 
+@pytest.mark.skipif(os.name != "posix", reason="zeros that take no room on the disk")
 @pytest.mark.parametrize("first", [b"", packed()], ids=["nothing", "a file of save"])
 def test_a_large_file_is_not_read_to_be_refused(first, tmp_path, peak):
     path = tmp_path / "layer.npz"
     path.write_bytes(first)
-    os.truncate(path, 2**33)  # zeros that take no room on the disk
+    os.truncate(path, 2**33)
     with pytest.raises(ValueError, match=r"is not a \.npz file"):
         load(path)
     assert peak() < 2**22
