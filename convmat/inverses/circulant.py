@@ -155,7 +155,8 @@ def _merge_groups(kernel: NDArray[Any], groups: int, common: int) -> NDArray[Any
 def _diagonal_scale(problem: Problem) -> NDArray[Any] | None:
     """(diagonal of A^H A, relative to that of most samples)^-1/2, from the squares of the kernel. (C, N_1..N_D)"""
     operator = problem.operator
-    squares = type(operator)(
+    layer: Any = type(operator)  # mypy takes the constructor of the base
+    squares = layer(
         np.abs(operator.weight.astype(problem.dtype)) ** 2,
         operator.input_shape[-problem.ndim :],
         **_layout(operator),
