@@ -68,8 +68,9 @@ _CONVOLUTIONS: dict[str, type[Conv] | type[ConvTranspose]] = {
 }
 _INDEX_MAPS: dict[str, type[_IndexMap]] = {kind.__name__: kind for kind in (Pad, Crop, Downsample, Upsample)}
 
-_PADS: dict[str, Any] = {"stride": 1, "dilation": 1, "flip": False, "weight": 1}
-_STEPS: dict[str, Any] = {"padding": 0, "padding_mode": "zeros", "dilation": 1, "flip": False, "weight": 1}
+_ONES: dict[str, Any] = {"dilation": 1, "flip": False, "weight": 1, "method": "auto"}
+_PADS: dict[str, Any] = {"stride": 1, **_ONES}
+_STEPS: dict[str, Any] = {"padding": 0, "padding_mode": "zeros", **_ONES}
 _FIXED: dict[str, dict[str, Any]] = {
     "Correlate": {"stride": 1, "padding": 0, "padding_mode": "zeros"},
     "Pad": _PADS,

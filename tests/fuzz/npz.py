@@ -1,0 +1,122 @@
+"""Operators as files, and what is nearly one."""
+
+import dataclasses
+import io
+import tempfile
+
+import numpy as np
+
+import convmat
+from tests.fuzz.draws import NUMBERS, TEXTS, shaken
+from tests.hostile import described, digest, npy, pack, seal, unpack, wide_end
+
+
+def operators():
+    """One of each kind, dtype and way to pad."""
+    weight = np.arange(72.0).reshape(4, 3, 3, 2)
+    A = convmat.Conv2d(weight, (9, 8), stride=(2, 1), padding=((1, 2), (0, 1)), padding_mode="reflect")
+    B = convmat.Conv1d(np.ones((4, 2, 3), np.complex64), 9, groups=2, dilation=2, padding="same_upper", method="fft")
+    C = convmat.Conv3d(np.ones((2, 2, 2), np.float32), (4, 5, 6), padding=np.array([[1, 0]] * 3), flip=True)
+    return [A, A.T, B, B.T, C, *A.factors(), *A.T.factors()]
+
+
+def saved(operator):
+    file = io.BytesIO()
+    convmat.save(operator, file)
+    return file.getvalue()
+
+
+def fields_of(data):
+    """The fields of a file, by numpy."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def value(draw, array):
+    """Something in place of a field."""
+    change = draw.choice(["number", "number", "text", "dtype", "shape", "numbers"])
+    if change == "text":
+        return np.array(draw.choice(TEXTS))
+    if change == "dtype" and array.dtype.kind != "U":
+        return array.astype(draw.choice(["<i8", ">i8", "<i4", "<u8", "<f8", ">f8", "<f4", "<c16", "<f2", "?", "<U9"]))
+    if change == "shape":
+        return draw.choice([array[..., None], array.reshape(-1), array[:0] if array.ndim else array, array.T])
+    if change == "number" and array.ndim and array.size and array.dtype == np.int64:
+        changed = array.copy()
+        changed.flat[draw.randrange(array.size)] = draw.choice(NUMBERS)
+        return changed
+    return np.array(draw.choice([draw.choice(NUMBERS), [draw.choice(NUMBERS) for _ in range(draw.randrange(4))]]))
+
+
+def header(draw):
+    descr = draw.choice(
+        ["'<f8'", "'>f8'", "'<i8'", "'|O'", "'<U9'", "'<U99999999'", "'|V0'", "'|b1'", "[('a', '<f8')]"]
+    )
+    shape = tuple(draw.choice(NUMBERS) for _ in range(draw.randrange(5)))
+    return described(descr, shape, draw.choice(["True", "False", "1"]))
+
+
+def resealed(members):
+    """The members, with the checksum of what they hold, if numpy can read it."""
+    file = io.BytesIO()
+    try:
+        fields = fields_of(pack(members))
+        fields.pop("sha256", None)
+        np.save(file, digest(fields))
+    except Exception:
+        return members
+    return [dataclasses.replace(m, data=file.getvalue()) if m.name == b"sha256.npy" else m for m in members]
+
+
+def hostile(draw):
+    """A file that is not quite one of `save`, past as many of its outer checks as it goes."""
+    data = saved(draw.choice(operators()))
+    if draw.random() < 0.2:
+        return shaken(draw, data)
+    if draw.random() < 0.4:
+        fields = fields_of(data)
+        for _ in range(draw.choice([1, 1, 2, 3])):
+            name = draw.choice(sorted(fields))
+            fields[name] = value(draw, fields[name])
+        return seal(fields)
+    members, end = unpack(data), {}
+    for _ in range(draw.choice([1, 1, 2])):
+        at = draw.randrange(len(members))
+        member = members[at]
+        change = draw.choice(["data", "data", "header", "zip", "zip", "twice", "end", "drop"])
+        if change == "data":
+            members[at] = dataclasses.replace(member, data=shaken(draw, member.data))
+        elif change == "header":
+            body = member.data[member.data.index(b"\n") + 1 :] if b"\n" in member.data else b""
+            wide = draw.choice([{}, {}, {"version": (2, 0)}, {"length": draw.choice([0, 9, 65535])}])
+            members[at] = dataclasses.replace(member, data=npy(header(draw), body, **wide))
+        elif change == "zip":
+            what = draw.choice(["method", "flags", "crc", "packed", "size", "offset"])
+            most = 2**16 if what in ("method", "flags") else 2**63
+            members[at] = dataclasses.replace(member, **{what: draw.choice([n for n in NUMBERS if 0 <= n < most])})
+        elif change == "twice":
+            members.insert(draw.randrange(len(members)), draw.choice(members))
+        elif change == "drop":
+            del members[at]
+        else:
+            number = draw.choice([n for n in NUMBERS if n >= 0])
+            end = draw.choice([{"entries": number}, {"length": number}, {"start": number}, {"comment": b"PK\5\6" * 9},
+                               {"locator": wide_end(number, draw.choice([0, number]) % 2**63)}])  # fmt: skip
+    return pack(resealed(members), **end)
+
+
+def read(data):
+    """Read the file; an operator must be the one that its fields say, as numpy reads them."""
+    with tempfile.TemporaryFile() as file:  # unlike one in memory, it refuses to seek where nothing can be
+        file.write(data)
+        file.seek(0)
+        A = convmat.load(file)
+    told, got = fields_of(data), fields_of(saved(A))
+    del told["sha256"], got["sha256"]
+    assert sorted(told) == sorted(got)
+    for name, array in told.items():
+        assert np.array_equal(array, got[name], equal_nan=array.dtype.kind in "fc"), name
+    wide = np.abs(told["padding"]).max() > 2**16  # print walks along the border, and takes as long
+    text = f"{A!r}\n{'' if wide else A.geometry}"
+    assert text.replace("\n", "").isprintable(), text
+    return A
