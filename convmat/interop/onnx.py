@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from convmat.interop.onnx_attributes import Attributes
 from convmat.interop.onnx_checks import STANDARD, printable
 from convmat.interop.onnx_constants import Constants, NotConstantError
-from convmat.interop.onnx_graph import Place, load, walk
+from convmat.interop.onnx_graph import Place, load, opsets, walk
 from convmat.interop.onnx_shapes import check_axes, fix, image_size, infer
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
@@ -216,7 +216,7 @@ def from_onnx(
             f"from_onnx needs {error.name or 'onnx'}: install the extra `onnx`, pip install 'convmat[onnx]'",
             name=error.name,
         ) from error
-    constants = Constants(folder, {entry.domain: entry.version for entry in proto.opset_import})
+    constants = Constants(folder, opsets(proto))
     _refuse(walk(proto.graph))
     fix(proto.graph, input_shapes)
     found: dict[str, _Convolution] = {}

@@ -71,7 +71,10 @@ class Attributes:
         for attribute in read:
             kind, rule = AttributeProto.AttributeType.Name(attribute.type), _KINDS[attribute.name]
             if kind != rule:
-                raise ValueError(f"{what}: {attribute.name}={shown(attribute)} is of type {kind}: it must be {rule}")
+                value = shown(attribute)
+                raise ValueError(
+                    f"{what}: {attribute.name}{value and f'={value}'} is of type {kind}: it must be {rule}"
+                )
         given = {attribute.name: attribute for attribute in read}
         dims = len(kernel)
 

@@ -128,8 +128,8 @@ def check_node(node: NodeProto, opsets: Mapping[str, int]) -> None:
     """
     from onnx import GraphProto, NodeProto, checker, defs
 
-    version = next((opsets[domain] for domain in STANDARD if domain in opsets), 1)
-    if node.domain not in STANDARD or not defs.has(node.op_type) or version < 1:
+    version = opsets.get("")
+    if version is None or node.domain not in STANDARD or not defs.has(node.op_type):
         return
     try:
         if defs.get_schema(node.op_type, version).deprecated:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from convmat.interop.onnx_checks import check_functions, check_text, reading
+from convmat.interop.onnx_checks import STANDARD, check_functions, check_text, reading
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
@@ -46,14 +46,21 @@ def load(model: Any) -> tuple[ModelProto, Path | None]:
     if not proto.HasField("graph") or not proto.opset_import:
         raise ValueError(f"{what} is no ONNX model: it has no graph, or names no version of the operators")
     check_text(proto)
-    for entry in proto.opset_import:
-        if not 1 <= entry.version < 2**31:
-            raise ValueError(f"{what} asks for version {entry.version} of the operators of {entry.domain!r}")
+    for domain, version in opsets(proto).items():
+        if not 1 <= version < 2**31:
+            raise ValueError(f"{what} asks for version {version} of the operators of {domain or 'ai.onnx'!r}")
     if proto.functions:
         check_functions(proto)
         with reading("model has functions that cannot be inlined"):
             proto = inline_local_functions(proto)
     return proto, folder
+
+
+def opsets(proto: ModelProto) -> dict[str, int]:
+    """The versions of the operators, by domain; that of the standard under each of its names."""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    standard = [versions[domain] for domain in STANDARD if domain in versions]
+    return versions | dict.fromkeys(STANDARD, standard[0]) if standard else versions
 
 
 def _parse(content: bytes, what: str) -> ModelProto:

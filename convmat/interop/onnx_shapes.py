@@ -109,15 +109,10 @@ def infer(proto: ModelProto, constants: Constants) -> ModelProto:
 
 
 def _inferred(proto: ModelProto, *, partly_known: bool) -> ModelProto:
-    from onnx.shape_inference import InferenceError, infer_shapes
+    from onnx.shape_inference import infer_shapes
 
-    with reading("the shapes of the model cannot be inferred"):
-        try:
-            return infer_shapes(proto, strict_mode=True, data_prop=partly_known)
-        except InferenceError as error:
-            raise ValueError(
-                f"model has shapes, or is given input_shapes, that contradict each other: {error}"
-            ) from error
+    with reading("model has shapes or nodes, or is given input_shapes, that contradict each other"):
+        return infer_shapes(proto, strict_mode=True, data_prop=partly_known)
 
 
 def _followed(graph: GraphProto) -> int:
