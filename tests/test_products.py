@@ -248,6 +248,13 @@ def test_a_pool_does_not_wait_for_helpers_that_have_not_come():
     assert all(future.result() for future in blocked)
 
 
+@pytest.fixture
+def company(monkeypatch):
+    """Helpers are asked, whatever was learnt before."""
+    monkeypatch.setattr(threads, "_company", threads._Company())
+
+
+@pytest.mark.usefixtures("company")
 def test_a_pool_returns_when_no_piece_is_under_way():
     begun, finished = threading.Barrier(2, timeout=60), []
 
@@ -259,6 +266,37 @@ def test_a_pool_returns_when_no_piece_is_under_way():
 
     Pool().run(task, [(0,), (1,)], 2)
     assert sorted(finished) == [0, 1]
+
+
+def test_callers_that_waited_long_for_their_helpers_work_alone_for_a_while(monkeypatch):
+    now, company = [100.0], threads._Company()
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
+    assert company.pays()
+    company.learn(0.001, 0.001)  # as long as it worked: nothing unusual
+    assert company.pays()
+    company.learn(0.00001, 0.0004)  # a moment
+    assert company.pays()
+    pauses = []
+    for _ in range(8):
+        company.learn(0.001, 0.004)
+        begin = now[0]
+        while not company.pays():
+            now[0] += 0.01
+        pauses.append(now[0] - begin)
+    assert pauses[0] < 0.2
+    assert pauses == sorted(pauses)
+    assert 1.9 < pauses[-1] < 2.1
+    company.learn(0.001, 0.0)  # they are free again
+    company.learn(0.001, 0.004)
+    now[0] += 0.15
+    assert company.pays()
+
+
+def test_alone_a_caller_asks_no_helper(monkeypatch):
+    monkeypatch.setattr(threads._company, "_alone_until", math.inf)
+    seen = set()
+    Pool().run(lambda scratch, piece: seen.add(threading.get_ident()), [(i,) for i in range(50)], 4)
+    assert seen == {threading.get_ident()}
 
 
 BLAS_THREADS = """
@@ -346,6 +384,7 @@ class OwnNumbers:
         self._numbers.count = count
 
 
+@pytest.mark.usefixtures("company")
 def test_where_each_thread_has_its_own_number_of_blas_threads_each_is_held_to_one(monkeypatch):
     library = OwnNumbers()
     monkeypatch.setattr(threads, "_libraries", lambda: (library,))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -193,19 +194,55 @@ class Pool:
         """Call ``task(scratch, *piece)`` for each piece, on the given number of threads; raise the first error again.
 
         The caller works too. It waits for pieces that a helper is at, never for a helper that has not come yet: on a
-        busy machine that may take longer than all of the work.
+        busy machine that may take longer than all of the work. See `_Company` for what else such a machine costs.
         """
         job = _Job(task, pieces, self._idle)
         with blas_on_one_thread():
-            helping = _call(job.work, threads - 1)
+            helping = _call(job.work, threads - 1) if threads > 1 and _company.pays() else []
+            begin = time.perf_counter()
             try:
                 job.work()
             finally:
+                worked = time.perf_counter()
                 for future in helping:
                     future.cancel()
                 job.close()
+        if helping:
+            _company.learn(worked - begin, time.perf_counter() - worked)
         if job.errors:
             raise job.errors[0]
+
+
+class _Company:
+    """Whether helpers are worth asking: where other processes want the cores, a helper that has begun a piece may be
+    put to sleep in the middle of it, for longer than a short product takes, and its caller has to wait.
+
+    A caller that waited much longer than it worked is on such a machine; then all work alone, for a while, and longer
+    if it is still so after that.
+    """
+
+    def __init__(self) -> None:
+        self._alone_until, self._pause = 0.0, _SHORTEST_PAUSE
+
+    def pays(self) -> bool:
+        return time.perf_counter() >= self._alone_until
+
+    def learn(self, worked: float, waited: float) -> None:
+        """From the seconds that a caller worked itself, and those that it waited for its helpers after that."""
+        if waited > max(_MUCH * worked, _SHORT_WAIT):
+            self._alone_until = time.perf_counter() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        else:
+            self._pause = _SHORTEST_PAUSE
+
+
+_MUCH, _SHORT_WAIT = 1.5, 0.0005
+"""A wait of more than so many times the caller's own work is too long, if it is of more than so many seconds."""
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+"""Seconds for which callers then work alone."""
+
+_company = _Company()
 
 
 class _Job:
@@ -249,8 +286,6 @@ class _Job:
 
 def _call(work: Callable[[], None], helpers: int) -> list[Future[None]]:
     """Ask that many helpers to work, as they become free."""
-    if helpers < 1:
-        return []
     try:
         pool = _helpers(max(helpers, workers() - 1))
         return [pool.submit(_help, work) for _ in range(helpers)]
