@@ -51,6 +51,8 @@ def main() -> None:
         output("build.py", pinned=True),
         output("products.py", "--seconds", "0.6"),
         output("memory.py", pinned=True),
+        "### Two threads over one, idle and beside two busy processes\n",
+        output("load.py"),
         output("solvers.py", pinned=True),
         output("spectrum.py"),
         output("solve.py", pinned=True),
