@@ -3,7 +3,9 @@
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -801,6 +803,227 @@ REFUSED = {
 def test_refused_by_a_message_that_says_why(refused, message):
     with pytest.raises(ValueError, match=message):
         from_onnx(refused)
+
+
+# broken and hostile models ---------------------------------------------------------------------------------------
+
+
+def chain_of_identities(length):
+    names = ["V", *(f"v{i}" for i in range(1, length)), "W"]
+    nodes = [helper.make_node("Identity", [a], [b]) for a, b in itertools.pairwise(names)]
+    return conv_of(*nodes, constants={"V": WEIGHT})
+
+
+def circle():
+    return conv_of(helper.make_node("Identity", ["V"], ["W"], "one"), helper.make_node("Identity", ["W"], ["V"], "two"))
+
+
+def of_data_type(number):
+    proto = plain()
+    proto.graph.initializer[0].data_type = number
+    return proto
+
+
+def of_dims(*dims):
+    proto = plain()
+    proto.graph.initializer[0].dims[:] = dims
+    return proto
+
+
+def made_by(operator, *inputs, shape=(), **attributes):
+    """A convolution whose weight a node of this operator, named "maker", makes of "V" or of "shape"."""
+    node = helper.make_node(operator, inputs, ["W"], "maker", **attributes)
+    return conv_of(node, constants={"V": WEIGHT, "shape": np.array(shape, np.int64)})
+
+
+def resized_by(*nodes):
+    """A convolution of "h", which is the image in the shape "s"."""
+    return conv_of(*nodes, helper.make_node("Reshape", ["x", "s"], ["h"]))
+
+
+def with_bytes(old, new):
+    """A model in whose file these bytes are others."""
+    node = helper.make_node("Conv", ["x", "W"], ["y"], "NNNN", auto_pad="AAAA")
+    return model([node], {"x": ("DDDD", 3, 8, 8)}, ["y"], {"W": WEIGHT}).SerializeToString().replace(old, new)
+
+
+def nested_functions(calls, depth):
+    """Functions that call each other so many times; the model calls the first."""
+
+    def body(name, domain):
+        names = ["a", *(f"t{i}" for i in range(1, calls)), "b"]
+        return [helper.make_node(name, [a], [b], domain=domain) for a, b in itertools.pairwise(names)]
+
+    versions = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
+    bodies = [body(f"F{i + 1}", "own") for i in range(depth - 1)] + [body("Relu", "")]
+    functions = [helper.make_function("own", f"F{i}", ["a"], ["b"], nodes, versions) for i, nodes in enumerate(bodies)]
+    call = helper.make_node("F0", ["x"], ["h"], domain="own")
+    return conv_of(call, domains=["own"], functions=functions)
+
+
+def functions_in_a_circle():
+    versions = [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)]
+    functions = [
+        helper.make_function("own", name, ["a"], ["b"], [helper.make_node(other, ["a"], ["b"], domain="own")], versions)
+        for name, other in [("One", "Two"), ("Two", "One")]
+    ]
+    return conv_of(helper.make_node("One", ["x"], ["h"], domain="own"), domains=["own"], functions=functions)
+
+
+def concatenated(times, depth):
+    """An image in the shape of a concatenation of its own shape, of so many concatenations, ..."""
+    names = [*(f"s{i}" for i in range(depth)), "s"]
+    nodes = [helper.make_node("Shape", ["x"], ["s0"])]
+    nodes += [helper.make_node("Concat", [a] * times, [b], f"to {b}", axis=0) for a, b in itertools.pairwise(names)]
+    return resized_by(*nodes)
+
+
+NOT_STANDARD = "breaks the rules of the standard: "
+TOO_LONG = r"numbers: all constants that are computed may have 268435456 bytes"
+
+BROKEN = {
+    "a circle of Identity": (circle(), r"Conv 'node': its weight 'W' depends on itself, by Identity '(one|two)'"),
+    "a node that reads itself": (made_by("Identity", "W"), "its weight 'W' depends on itself, by Identity 'maker'"),
+    "data type 99": (of_data_type(99), "Conv 'node': its weight 'W' has data_type=99, which is none of the standard"),
+    "no data type": (of_data_type(0), "Conv 'node': its weight 'W', of dims="),
+    "more entries than bytes": (of_dims(2**40), rf"Conv 'node': its weight 'W', of dims=\[{2**40}\], cannot be read"),
+    "negative dims": (of_dims(-4, -3, 3, 3), r"Conv 'node': its weight 'W' has dims=\[-4, -3, 3, 3\]: they must not"),
+    "Cast to 99": (
+        made_by("Cast", "V", to=99),
+        r"Conv 'node': its weight 'W' is made by Cast 'maker' \(to=99\), which",
+    ),
+    "Cast to text": (made_by("Cast", "V", to=TensorProto.STRING), r"made by Cast 'maker' \(to=8\), .* it gives text"),
+    "Cast to nothing": (made_by("Cast", "V"), f"made by Cast 'maker', .*{NOT_STANDARD}.*Required attribute 'to'"),
+    "Identity of nothing": (made_by("Identity"), f"made by Identity 'maker', .*{NOT_STANDARD}.* input size 0"),
+    "Constant without a value": (made_by("Constant"), "Conv 'node': its weight 'W' is made by Constant 'maker', which"),
+    "Transpose along axis 9": (
+        made_by("Transpose", "V", perm=[0, 1, 2, 9]),
+        r"made by Transpose 'maker' \(perm=\[0, 1, 2, 9\]\), which cannot be computed: ",
+    ),
+    "Shape of nothing": (
+        resized_by(helper.make_node("Shape", [], ["s"], "maker")),
+        f"Shape 'maker' {NOT_STANDARD}.* input size 0",
+    ),
+    "the shape of a Constant without a value": (
+        resized_by(helper.make_node("Constant", [], ["s"], "maker")),
+        "[Cc]onstant.*'?maker",
+    ),
+    "integer auto_pad": (plain(auto_pad=3), "Conv 'node': auto_pad=3 is of type INT: it must be STRING"),
+    "integer strides": (plain(strides=3), "Conv 'node': strides=3 is of type INT: it must be INTS"),
+    "strides of floats": (
+        plain(strides=[1.5, 2.0]),
+        r"Conv 'node': strides=\[1.5, 2.0\] is of type FLOATS: it must be",
+    ),
+    "strides of text": (plain(strides="ab"), "Conv 'node': strides=b'ab' is of type STRING: it must be INTS"),
+    "strides of 0": (plain(strides=[0, 1]), r"Conv 'node': strides=\[0, 1\] must not be below 1"),
+    "group of text": (plain(group="one"), "Conv 'node': group=b'one' is of type STRING: it must be INT"),
+    "group of 0": (plain(group=0), "Conv 'node': group=0 must not be below 1"),
+    "kernel_shape that is a tensor": (
+        plain(kernel_shape=numpy_helper.from_array(WEIGHT)),
+        "Conv 'node': kernel_shape is of type TENSOR: it must be INTS",
+    ),
+    "integer output_shape": (transposed(output_shape=9), "ConvTranspose 'node': output_shape=9 is of type INT"),
+    "bytes in auto_pad": (with_bytes(b"AAAA", b"\xff\xfe\x1b["), r"Conv 'NNNN': auto_pad='\\+xff\\+xfe\\x1b\["),
+    "bytes in a name": (with_bytes(b"NNNN", b"\xff\xfe\x1b["), r"text that is not UTF-8: onnx.NodeProto.name=b'\\xff"),
+    "bytes in an axis": (
+        with_bytes(b"DDDD", b"\xff\xfe\x1b["),
+        r"not UTF-8: onnx.TensorShapeProto.Dimension.dim_param",
+    ),
+    "an attribute that Relu does not have": (
+        conv_of(helper.make_node("Relu", ["x"], ["h"], "before", slope=2)),
+        rf"Relu 'before' \(slope=2\) {NOT_STANDARD}.*slope",
+    ),
+    "a convolution that makes nothing": (
+        model([helper.make_node("Conv", ["x", "W"], [], "node")], {"x": X}, [], {"W": WEIGHT}),
+        f"Conv 'node' {NOT_STANDARD}.* output size 0",
+    ),
+    "a tensor made twice": (
+        conv_of(helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Abs", ["x"], ["h"])),
+        "model makes the tensor 'h' twice",
+    ),
+    "functions in a circle": (functions_in_a_circle(), "model has a function '(One|Two)' that calls itself"),
+    "functions of 9^9 nodes": (
+        nested_functions(9, 9),
+        r"functions that become \d{9} nodes and \d+ bytes .*at most 65536",
+    ),
+    "functions of 2^90 nodes": (nested_functions(2, 90), r"functions that become \d{28} nodes and \d+ bytes"),
+    "Concat of 8^9 numbers": (concatenated(8, 9), rf"Concat 'to s\d?' \(axis=0\), which computes \d+ {TOO_LONG}"),
+    "Concat of 2^90 numbers": (concatenated(2, 90), r"Concat\W.*to s\d\d"),
+    "ConstantOfShape of 6 GB": (
+        made_by("ConstantOfShape", "shape", shape=(1, 3, 2**15, 15000)),
+        rf"Conv 'node': its weight 'W' is made by ConstantOfShape 'maker', which computes 1474560000 {TOO_LONG}",
+    ),
+    "ConstantOfShape of 2^120 numbers": (
+        made_by("ConstantOfShape", "shape", shape=(2**60, 2**60)),
+        rf"made by ConstantOfShape 'maker', which computes {2**120} {TOO_LONG}",
+    ),
+    "blocks of 2^40": (
+        made_by("DequantizeLinear", "V", "V", axis=1, block_size=2**40),
+        rf"made by DequantizeLinear 'maker' \(axis=1, block_size={2**40}\), which computes \d+ {TOO_LONG}",
+    ),
+}
+"""Name -> a model that is none, or that asks for too much; what it is refused with."""
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_model_is_a_value_error_that_names_node_and_field(name):
+    proto, message = BROKEN[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message) as caught:
+            from_onnx(proto)
+        assert tracemalloc.get_traced_memory()[1] < 2**27
+    finally:
+        tracemalloc.stop()
+    assert type(caught.value) is ValueError
+    assert str(caught.value).isprintable()
+
+
+def test_a_weight_behind_900_nodes_is_read():
+    proto = chain_of_identities(900)
+    layer = from_onnx(proto)["node"]
+    np.testing.assert_array_equal(layer.operator.weight, WEIGHT)
+    x = integers((1, 3, 8, 8), 3)
+    close(layer.apply(x), runtime(proto, {"x": x})[0])
+
+
+def test_all_computed_constants_have_one_limit():
+    shape = np.array([1000, 3, 100, 100])  # of 120 MB
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], [f"W{i}"], f"maker {i}") for i in range(3)]
+    nodes += [helper.make_node("Conv", ["x", f"W{i}"], [f"y{i}"]) for i in range(3)]
+    with pytest.raises(ValueError, match=r"made by ConstantOfShape 'maker \d', which computes 30000000 numbers: all "):
+        from_onnx(model(nodes, {"x": (1, 3, 100, 100)}, [], {"shape": shape}))
+
+
+RED = "\x1b[31mred\x07\u202e\n"
+
+
+def conv_reading(tensor, *nodes, inputs=None, **attributes):
+    node = helper.make_node("Conv", [tensor, "W"], ["y"], RED, **attributes)
+    return model([*nodes, node], inputs or {"x": X}, ["y"], {"W": WEIGHT}, domains=[RED])
+
+
+NAMED = {
+    "an operator that is not followed": conv_of(helper.make_node(RED, ["V"], ["W"], RED), constants={"V": WEIGHT}),
+    "an attribute": conv_of(helper.make_node("Relu", ["x"], ["h"], RED, **{RED: RED})),
+    "a node": conv_reading("x", inputs={"x": (1, 4, 8, 8)}),
+    "a tensor": conv_reading(RED, helper.make_node(RED, ["x"], [RED], domain=RED)),
+    "an axis": conv_reading(RED, inputs={RED: (RED, 3, 8, RED)}),
+    "a domain": conv_reading("x", domain=RED),
+    "auto_pad": conv_reading("x", auto_pad=RED),
+    "a weight": model([helper.make_node("Conv", ["x", RED], ["y"])], {"x": X, RED: (4, 3, 3, 3)}, ["y"]),
+    "a node of which shape inference complains": conv_of(
+        helper.make_node("Add", ["x", "V"], ["h"], RED), constants={"V": WEIGHT}
+    ),
+}
+"""What has a name that a terminal would obey -> a model that is refused."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_names_in_messages_hold_nothing_that_a_terminal_obeys(name):
+    with pytest.raises(ValueError, match="red") as caught:
+        from_onnx(NAMED[name])
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
