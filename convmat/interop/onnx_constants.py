@@ -177,7 +177,10 @@ def _entries(node: NodeProto, operands: Sequence[NDArray[Any]]) -> int:
     numbers = {attribute.name: attribute.i for attribute in node.attribute}
     sizes = [operand.size for operand in operands]
     if node.op_type == "ConstantOfShape":
-        return math.prod(operands[0].ravel().tolist())
+        shape = operands[0]
+        if shape.dtype.kind not in "iu":
+            raise ValueError(f"it has a shape of {shape.dtype}, where integers are needed")
+        return math.prod(shape.ravel().tolist())
     if node.op_type == "Concat":
         return sum(sizes)
     if node.op_type == "Gather":
@@ -187,7 +190,8 @@ def _entries(node: NodeProto, operands: Sequence[NDArray[Any]]) -> int:
     if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
         x, *parameters = operands
         shapes = [_along(x.shape, p.shape, numbers) for p in parameters if p.size > 1]
-        return max([x.size, *(math.prod(map(max, x.shape, shape)) for shape in shapes)])
+        made: list[int] = [math.prod(map(max, x.shape, shape)) for shape in shapes]
+        return max([x.size, *made])
     if node.op_type == "Cast" and numbers.get("to") == TensorProto.STRING:
         raise ValueError("it gives text, where numbers are needed")
     return max(sizes, default=0)

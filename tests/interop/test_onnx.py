@@ -957,6 +957,13 @@ BROKEN = {
         made_by("ConstantOfShape", "shape", shape=(2**60, 2**60)),
         rf"made by ConstantOfShape 'maker', which computes {2**120} {TOO_LONG}",
     ),
+    "ConstantOfShape of a complex shape": (
+        conv_of(
+            helper.make_node("ConstantOfShape", ["shape"], ["W"], "maker"),
+            constants={"shape": np.array([4, 3, 3, 3], np.complex64)},
+        ),
+        "made by ConstantOfShape 'maker', which cannot be computed: it has a shape of complex64",
+    ),
     "blocks of 2^40": (
         made_by("DequantizeLinear", "V", "V", axis=1, block_size=2**40),
         rf"made by DequantizeLinear 'maker' \(axis=1, block_size={2**40}\), which computes \d+ {TOO_LONG}",
@@ -1046,7 +1053,7 @@ def test_a_shape_that_the_model_declares_against_the_given_one_is_refused():
     proto = conv_of(pool, inputs={"x": (1, 3, "H", 8)})
     proto.graph.value_info.append(value("h", (1, 3, 7, 7)))
     assert from_onnx(proto, input_shapes={"x": X})["node"].operator.input_shape == (3, 7, 7)
-    with pytest.raises(ValueError, match=r"shapes, or is given input_shapes, that contradict each other: .*7"):
+    with pytest.raises(ValueError, match=r"shapes or nodes, or is given input_shapes, that contradict each other: .*7"):
         from_onnx(proto, input_shapes={"x": (1, 3, 6, 8)})
 
 
