@@ -31,7 +31,7 @@ def complaint(kind, number):
             kind.read(data)
     except ValueError as error:
         text = str(error)
-        ours = type(error) is ValueError and text.isprintable() and 20 < len(text) < 20_000
+        ours = type(error) is ValueError and text.isprintable() and 20 < len(text) < 10_000 + 9 * len(data)
         return None if ours else f"{type(error).__name__}: {text!r}", False
     except BaseException as error:
         place = error.__traceback__
