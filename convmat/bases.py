@@ -1,4 +1,7 @@
-"""The singular vectors of a convolution, never stored as such: FFTs, axis matrices, or a dense matrix per group."""
+"""The singular vectors of a convolution, never stored as such: FFTs, axis matrices, or a dense matrix per group.
+
+Each group of the kernel is near 1 (`spectrum.scaled_kernel`); the singular values of group g are sigma 2^exponents[g].
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.scale import times_power
 from convmat.spectrum import each_piece, outer
 from convmat.symbol import multiplicity, symbol
 from convmat.waves import Waves
@@ -24,8 +28,13 @@ class Bases(Protocol):
     @property
     def sigma(self) -> NDArray[Any]: ...
 
+    @property
+    def exponents(self) -> NDArray[np.int64]:
+        """Of the powers of two that sigma is to be multiplied by; they broadcast to it."""
+        ...
+
     def values(self) -> NDArray[Any]:
-        """Every singular value, as often as it occurs, in any order."""
+        """Every singular value, as often as it occurs, in any order, in double precision."""
         ...
 
     def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -55,6 +64,10 @@ class TransposedBases:
     def sigma(self) -> NDArray[Any]:
         return self.of.sigma
 
+    @property
+    def exponents(self) -> NDArray[np.int64]:
+        return self.of.exponents
+
     def values(self) -> NDArray[Any]:
         return self.of.values()
 
@@ -78,28 +91,30 @@ class PeriodicBases:
     geometry: Geometry
     half: bool
     u: NDArray[Any]  # (F_1..F_D, G, C_out / G, r)
-    sigma: NDArray[Any]  # (F_1..F_D, G, r, 1)
+    sigma: NDArray[np.float64]  # (F_1..F_D, G, r, 1)
     vh: NDArray[Any]  # (F_1..F_D, G, r, C_in / G s^D)
+    exponents: NDArray[np.int64]  # (G, 1, 1)
 
     @classmethod
-    def of(cls, geometry: Geometry, kernel: NDArray[Any]) -> PeriodicBases:
+    def of(cls, geometry: Geometry, kernel: NDArray[Any], exponents: NDArray[np.int64]) -> PeriodicBases:
         polynomial, half = symbol(geometry, kernel, every_phase=True), kernel.dtype.kind != "c"
         sizes, (groups, rows, cols) = geometry.output_size, polynomial.block
         counts = multiplicity(sizes, half=half).shape
         rank, dtype = min(rows, cols), np.result_type(kernel, np.complex64)
         u = np.empty((*counts, groups, rows, rank), dtype=dtype)
-        sigma = np.empty((*counts, groups, rank, 1), dtype=u.real.dtype)
+        sigma = np.empty((*counts, groups, rank, 1))
         vh = np.empty((*counts, groups, rank, cols), dtype=dtype)
 
         def store(start: int, stop: int, blocks: NDArray[Any]) -> None:
             u[start:stop], sigma[start:stop, ..., 0], vh[start:stop] = np.linalg.svd(blocks, full_matrices=False)
 
-        each_piece(polynomial, sizes, kernel.dtype, half, store, vectors=True)
-        return cls(geometry, half, u, sigma, vh)
+        each_piece(polynomial, sizes, kernel.dtype, half, store)
+        return cls(geometry, half, u, sigma, vh, exponents.reshape(-1, 1, 1))
 
     def values(self) -> NDArray[Any]:
         times = multiplicity(self.geometry.output_size, half=self.half)
-        return np.repeat(self.sigma.reshape(times.size, -1), times.ravel(), axis=0)
+        values = times_power(self.sigma, self.exponents)
+        return np.repeat(values.reshape(times.size, -1), times.ravel(), axis=0)
 
     def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
         images = x.reshape(len(x), -1, *self.geometry.input_size)
@@ -131,15 +146,17 @@ class KroneckerBases:
 
     geometry: Geometry
     parts: tuple[tuple[_Triple, ...], ...]
-    sigma: NDArray[Any]  # (G, r_0, r_1..r_D)
+    sigma: NDArray[np.float64]  # (G, r_0, r_1..r_D)
+    exponents: NDArray[np.int64]  # (G, 1, 1..1)
 
     @classmethod
-    def of(cls, geometry: Geometry, terms: list[list[NDArray[Any]]]) -> KroneckerBases:
+    def of(cls, geometry: Geometry, terms: list[list[NDArray[Any]]], exponents: NDArray[np.int64]) -> KroneckerBases:
         parts = tuple(tuple(_svd(factor) for factor in factors) for factors in terms)
-        return cls(geometry, parts, np.stack([outer([part[1] for part in factors]) for factors in parts]))
+        sigma = np.stack([outer([part[1] for part in factors]) for factors in parts])
+        return cls(geometry, parts, sigma, exponents.reshape(-1, *(1,) * (sigma.ndim - 1)))
 
     def values(self) -> NDArray[Any]:
-        return self.sigma
+        return times_power(self.sigma, self.exponents)
 
     def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
         return self._apply(x, self.geometry.input_size, lambda u, vh: vh)
@@ -175,16 +192,17 @@ class DenseBases:
     """The dense bases of each group."""
 
     u: NDArray[Any]  # (G, rows, r)
-    sigma: NDArray[Any]  # (G, r, 1)
+    sigma: NDArray[np.float64]  # (G, r, 1)
     vh: NDArray[Any]  # (G, r, cols)
+    exponents: NDArray[np.int64]  # (G, 1, 1)
 
     @classmethod
-    def of(cls, geometry: Geometry, dense: list[NDArray[Any]]) -> DenseBases:
+    def of(cls, dense: list[NDArray[Any]], exponents: NDArray[np.int64]) -> DenseBases:
         u, sigma, vh = np.linalg.svd(np.stack(dense), full_matrices=False)
-        return cls(u, sigma[..., None], vh)
+        return cls(u, sigma[..., None].astype(np.float64), vh, exponents.reshape(-1, 1, 1))
 
     def values(self) -> NDArray[Any]:
-        return self.sigma
+        return times_power(self.sigma, self.exponents)
 
     def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(np.matmul(self.vh, _by_group(x, len(self.u))))

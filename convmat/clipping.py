@@ -11,10 +11,16 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.geometry import Geometry, IntOrTuple, as_weight, conv_geometry
-from convmat.products.threads import Pool, workers
-from convmat.symbol import Symbol, pieces, pool_size, symbol, tap_places
+from convmat.products.threads import Pool, blas_on_one_thread, workers
+from convmat.scale import as_dtype, as_float, near_one, times_power
+from convmat.symbol import Symbol, pieces, symbol, tap_places
+
+_FAR = 26
+"""A weight that is more than 2^26 times the limit is projected as if it were no more: only its direction counts, and
+what is closer to it would be lost in its rounding errors."""
 
 
+@blas_on_one_thread()
 def clip_singular_values(
     weight: ArrayLike,
     input_size: IntOrTuple,
@@ -86,20 +92,24 @@ def clip_singular_values(
     if not np.isfinite(array).all():
         raise ValueError("weight has NaN or infinite entries: it has no singular values to clip")
     geometry = _periodic_geometry(array, input_size, stride, dilation, groups)
-    torus = _Torus.of(geometry, symbol(geometry, geometry.kernel(array)))
+    kernel = geometry.kernel(array)
+    grouped, powers = near_one(kernel.reshape(geometry.groups, -1))
+    powers = np.minimum(powers, math.frexp(limit)[1] + _FAR)  # (G, 1)
+    limits = times_power(np.full(powers.shape, limit), -powers)
+    torus = _Torus.of(geometry, symbol(geometry, grouped.reshape(kernel.shape)))
     taps, correction = torus.spread(torus.polynomial.taps), 0.0
-    norm = 0.0
+    norms = np.zeros(powers.shape)
     for step in range(max(1, int(maxiter))):
-        clipped, norm = torus.clip(taps + correction, limit)
-        if step == 0 and norm <= limit:
+        clipped, norms = torus.clip(taps + correction, limits)
+        if step == 0 and np.all(norms <= limits):
             return np.array(array)
         correction = taps + correction - clipped
         taps = torus.restrict(clipped)
-        _, norm = torus.clip(taps, math.inf)
-        if norm <= limit * (1 + tolerance):
+        _, norms = torus.clip(taps, np.full(powers.shape, math.inf))
+        if np.all(norms <= limits * (1 + tolerance)):
             break
-    kernel = torus.kernel(taps) * min(1.0, limit / norm)
-    return kernel.reshape(array.shape).astype(array.dtype)
+    grouped = torus.kernel(taps).reshape(grouped.shape) * (limits / np.maximum(norms, limits))
+    return as_dtype(times_power(grouped, powers), array.dtype).reshape(array.shape)
 
 
 @dataclass(frozen=True)
@@ -146,34 +156,33 @@ class _Torus:
         grouped: NDArray[Any] = np.moveaxis(split[place], range(dims, dims + 3), range(3))
         return grouped.reshape(groups * rows, -1, *geometry.kernel_size)
 
-    def clip(self, whole: NDArray[Any], limit: float) -> tuple[NDArray[Any], float]:
-        """The nearest array of norm at most the limit, and the norm of this one."""
+    def clip(self, whole: NDArray[Any], limits: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        """The nearest array whose groups have norms of at most the limits, and the norms of this one. (G, 1) each."""
         axes, sizes = range(self.geometry.ndim), self.geometry.output_size
         half = whole.dtype.kind != "c"
         # the sign of the exponent is that of the conjugate symbol, or of its mirror image: the norms are the same
         blocks = np.asarray((scipy.fft.rfftn if half else scipy.fft.fftn)(whole, axes=axes))
-        norms = np.zeros(len(blocks))
+        norms = np.zeros((len(blocks), *limits.shape))
 
         def piece(_: object, start: int, stop: int) -> None:
             part = blocks[start:stop]
             u, sigma, vh = np.linalg.svd(part, full_matrices=False)
-            norms[start:stop] = sigma.max(axis=tuple(range(1, sigma.ndim)))
-            excess = np.maximum(sigma - limit, 0)
+            norms[start:stop, :, 0] = sigma[..., 0].max(axis=tuple(range(1, sigma.ndim - 2)))
+            excess = np.maximum(sigma - limits, 0)
             high = excess[..., 0] > 0
             if high.any():
                 part[high] -= (u[high] * excess[high][:, None, :]) @ vh[high]
 
         ranges = pieces(len(blocks), blocks[0].size, workers())
-        _, rows, cols = self.polynomial.block
-        Pool().run(piece, ranges, pool_size(rows, cols, len(ranges), vectors=True))
+        Pool().run(piece, ranges, min(workers(), len(ranges)))
         back = (scipy.fft.irfftn if half else scipy.fft.ifftn)(blocks, s=sizes, axes=axes)
-        return np.asarray(back), float(norms.max())
+        return np.asarray(back), norms.max(axis=0)
 
 
 def _positive(name: str, value: float) -> float:
-    if isinstance(value, bool | str) or not np.isrealobj(value) or not float(value) > 0:
+    if isinstance(value, bool | str) or not np.isrealobj(value) or not as_float(value) > 0:
         raise ValueError(f"{name}={value!r} must be a positive number")
-    return float(value)
+    return as_float(value)
 
 
 def _periodic_geometry(

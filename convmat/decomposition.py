@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from convmat.bases import Bases, DenseBases, KroneckerBases, PeriodicBases, TransposedBases
 from convmat.geometry import result_dtype
 from convmat.operators import Convolution, ConvTranspose
-from convmat.spectrum import convolution, dense_groups, descending, finite_kernel, is_periodic, kronecker
+from convmat.products.threads import blas_on_one_thread
+from convmat.scale import as_dtype, as_float, times_power
+from convmat.spectrum import convolution, dense_groups, descending, is_periodic, kronecker, scaled_kernel
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 
 
+@blas_on_one_thread()
 def svd(A: Convolution) -> SVD:
     r"""The singular value decomposition of a convolution, as operators.
 
@@ -37,6 +40,8 @@ def svd(A: Convolution) -> SVD:
         If A is not one of these operators.
     ValueError
         If it has no structure to use and is too large for a dense decomposition, or its weight is not finite.
+    MemoryError
+        If the blocks of all frequencies do not fit in memory.
 
     References
     ----------
@@ -57,14 +62,14 @@ def svd(A: Convolution) -> SVD:
     True
     """
     conv = convolution(A)
-    geometry, kernel = conv.geometry, finite_kernel(conv)
+    geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
     bases: Bases
     if is_periodic(geometry):
-        bases = PeriodicBases.of(geometry, kernel)
+        bases = PeriodicBases.of(geometry, kernel, exponents)
     elif (terms := kronecker(geometry, kernel)) is not None:
-        bases = KroneckerBases.of(geometry, terms)
+        bases = KroneckerBases.of(geometry, terms, exponents)
     else:
-        bases = DenseBases.of(geometry, dense_groups(geometry, kernel))
+        bases = DenseBases.of(dense_groups(geometry, kernel), exponents)
     values = descending(bases.values(), A)
     values.flags.writeable = False
     if isinstance(A, ConvTranspose):
@@ -83,7 +88,7 @@ class SVD:
     shape : (int, int)
     dtype : numpy.dtype
     singular_values : ndarray, shape (min(shape),)
-        Descending, read-only.
+        Descending, read-only; rounded to the real dtype of A, as `convmat.singular_values`.
     """
 
     shape: tuple[int, int]
@@ -113,12 +118,7 @@ class SVD:
         TypeError, ValueError
             If f does not return real numbers, one for each singular value.
         """
-        weights, bases = _real_values(f, self._bases.sigma), self._bases
-        return self._operator(
-            self.shape,
-            lambda x: bases.from_left(weights * bases.to_right(x)),
-            lambda y: bases.from_right(weights * bases.to_left(y)),
-        )
+        return self._forward(_real_values(f, self._values()), 0)
 
     def pinv_function(self, f: Function) -> LinearOperator:
         """V diag(f(sigma)) U^H, of the shape of A^H: a regularised inverse, such as sigma / (sigma^2 + damp^2).
@@ -137,12 +137,7 @@ class SVD:
         TypeError, ValueError
             If f does not return real numbers, one for each singular value.
         """
-        weights, bases = _real_values(f, self._bases.sigma), self._bases
-        return self._operator(
-            self.shape[::-1],
-            lambda y: bases.from_right(weights * bases.to_left(y)),
-            lambda x: bases.from_left(weights * bases.to_right(x)),
-        )
+        return self._inverse(_real_values(f, self._values()), 0)
 
     def operator(self) -> LinearOperator:
         """A itself, applied by its decomposition.
@@ -151,7 +146,7 @@ class SVD:
         -------
         LinearOperator, shape `shape`
         """
-        return self.function(lambda sigma: sigma)
+        return self._forward(self._bases.sigma, self._bases.exponents)
 
     def clip(self, max_value: float, min_value: float = 0.0) -> LinearOperator:
         """The nearest operator whose singular values lie between two values (a lower one needs full rank).
@@ -171,7 +166,9 @@ class SVD:
         """
         if not 0 <= min_value <= max_value:
             raise ValueError(f"max_value={max_value!r} and min_value={min_value!r} must be 0 <= min_value <= max_value")
-        return self.function(lambda sigma: np.clip(sigma, min_value, max_value))
+        powers = self._bases.exponents
+        least, most = (times_power(np.array(as_float(value)), -powers) for value in (min_value, max_value))
+        return self._forward(np.clip(self._bases.sigma, least, most), powers)
 
     def pinv(self, rcond: float | None = None) -> LinearOperator:
         """The pseudo-inverse.
@@ -185,15 +182,33 @@ class SVD:
         -------
         LinearOperator, shape ``shape[::-1]``
         """
-        largest = float(self.singular_values[0])
         relative = max(self.shape) * np.finfo(self.dtype).eps if rcond is None else rcond
-        cut = relative * largest
+        sigma, powers = self._bases.sigma, self._bases.exponents
+        compared = times_power(sigma, powers - powers.max())
+        kept = (compared > relative * compared.max()) & (sigma > 0)
+        return self._inverse(np.divide(1, sigma, out=np.zeros_like(sigma), where=kept), -powers)
 
-        def inverse(sigma: NDArray[Any]) -> NDArray[Any]:
-            kept = (sigma > cut) & (sigma > 0)
-            return np.asarray(np.divide(1, sigma, out=np.zeros_like(sigma), where=kept))
+    def _values(self) -> NDArray[np.float64]:
+        """The singular values as the bases order them, in double precision."""
+        return times_power(self._bases.sigma, self._bases.exponents)
 
-        return self.pinv_function(inverse)
+    def _forward(self, weights: NDArray[Any], powers: ArrayLike) -> LinearOperator:
+        """U diag(weights 2^powers) V^H."""
+        bases = self._bases
+        return self._operator(
+            self.shape,
+            lambda x: bases.from_left(_weighted(bases.to_right(x), weights, powers)),
+            lambda y: bases.from_right(_weighted(bases.to_left(y), weights, powers)),
+        )
+
+    def _inverse(self, weights: NDArray[Any], powers: ArrayLike) -> LinearOperator:
+        """V diag(weights 2^powers) U^H."""
+        bases = self._bases
+        return self._operator(
+            self.shape[::-1],
+            lambda y: bases.from_right(_weighted(bases.to_left(y), weights, powers)),
+            lambda x: bases.from_left(_weighted(bases.to_right(x), weights, powers)),
+        )
 
     def _operator(
         self,
@@ -212,6 +227,11 @@ class SVD:
         )
 
 
+def _weighted(coefficients: NDArray[Any], weights: NDArray[Any], powers: ArrayLike) -> NDArray[Any]:
+    """The coefficients times weights 2^powers, in double precision until they are rounded to their own dtype."""
+    return as_dtype(times_power(weights * coefficients, powers), coefficients.dtype)
+
+
 def _real_values(f: Function, sigma: NDArray[Any]) -> NDArray[Any]:
     values = np.asarray(f(sigma))
     if values.dtype.kind not in "biuf":
@@ -222,6 +242,7 @@ def _real_values(f: Function, sigma: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
+@blas_on_one_thread()
 def _columns(
     dtype: np.dtype[Any], product: Callable[[NDArray[Any]], NDArray[Any]], columns: NDArray[Any]
 ) -> NDArray[Any]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry, as_weight
 from convmat.operators import Convolution
 from convmat.products import Products
+from convmat.products.threads import blas_on_one_thread
+from convmat.scale import near_one, times_power
 from convmat.spectrum import convolution, finite_kernel, group_matrix, kronecker_factors, outer, rank_one_kernels
 from convmat.symbol import periodic
 from convmat.torus import EPS, TorusBound, embed, torus_bound
@@ -31,6 +33,7 @@ _BASIS = 10
 _RESTARTS = 8
 
 
+@blas_on_one_thread()
 def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     r"""Proven bounds on the spectral norm: lower <= ||A||_2 <= upper.
 
@@ -44,7 +47,8 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     Returns
     -------
     lower, upper : float
-        Bounds on the norm of the matrix with exactly the stored weights, also where these are single precision.
+        Bounds on the norm of the matrix with exactly the stored weights, also where these are single precision, or so
+        small or large that doubles are too coarse or too few: then the bounds are the nearest doubles outside.
 
     Raises
     ------
@@ -121,11 +125,10 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     conv = convolution(A)
     if not isinstance(rtol, int | float | np.number) or isinstance(rtol, bool) or not rtol > 0:
         raise ValueError(f"rtol={rtol!r} must be a positive number")
-    rtol = min(max(float(rtol), 1e-12), 1.0)
+    rtol = float(min(max(rtol, 1e-12), 1.0))
     geometry, stored_kernel = conv.geometry, finite_kernel(conv)
-    # scaled by a power of two, which is exact, so that no square overflows
-    exponent = int(np.frexp(np.abs(stored_kernel).max())[1])
-    kernel = stored_kernel.astype(np.result_type(stored_kernel, np.float64)) * np.ldexp(1.0, -exponent)
+    wide = stored_kernel.astype(np.result_type(stored_kernel, np.float64))
+    (kernel,), powers = near_one(wide[None])
     if not kernel.any():
         return 0.0, 0.0
     exact = exact_bounds(geometry, kernel, float(np.finfo(stored_kernel.dtype).eps))
@@ -137,8 +140,16 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
         if upper > (1 + rtol) * lower:
             upper = min([upper, *schur_bounds(geometry, kernel, (1 + rtol) * lower)])
         exact = lower, upper
-    lower, upper = (float(np.ldexp(bound, exponent)) for bound in exact)
-    return lower, upper
+    return _outwards(*exact, int(powers.item()))
+
+
+def _outwards(lower: float, upper: float, exponent: int) -> tuple[float, float]:
+    """Both times 2^exponent, rounded away from each other where that is subnormal or beyond the largest double."""
+    below, above = times_power(np.array([lower, upper]), exponent)
+    back = times_power(np.array([below, above]), -exponent)
+    below = np.nextafter(below, 0) if back[0] > lower else below
+    above = np.nextafter(above, math.inf) if back[1] < upper else above
+    return float(below), float(above)
 
 
 def exact_bounds(geometry: Geometry, kernel: NDArray[Any], tolerance: float = EPS) -> tuple[float, float] | None:

@@ -21,8 +21,13 @@ from convmat.inverses import INVERSES, Inverse, Problem
 from convmat.inverses.cg import conjugate_gradients
 from convmat.inverses.choose import choose
 from convmat.operators import Convolution, ImageOperator
+from convmat.products.threads import blas_on_one_thread
+from convmat.scale import as_dtype, as_float, near_one, times_power
 
 _MAXITER = 10_000
+
+_RTOL = 1e-6
+"""What a preconditioner is chosen for, where nobody says how far it is to go."""
 
 
 class _Hermitian(ImageOperator):
@@ -39,18 +44,19 @@ class NormalOperator(_Hermitian):
     """A^H A + damp^2 R^H R: made by `normal`."""
 
     def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+        self._problem, self._damp = problem.scaled(), problem.damp
         shape = problem.operator.input_shape
         super().__init__(np.result_type(*(term.dtype for term in problem.terms)), shape, shape)
 
     @property
     def damp(self) -> float:
         """The damping."""
-        return self._problem.damp
+        return self._damp
 
+    @blas_on_one_thread()
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        images = x.reshape(len(x), self._problem.channels, *self._problem.size)
-        return self._problem.normal(images).reshape(x.shape)
+        images, powers = near_one(x.reshape(len(x), self._problem.channels, *self._problem.size))
+        return times_power(self._problem.normal(images), powers + self._problem.normal_power).reshape(x.shape)
 
     def tosparse(self, format: str = "csr") -> Any:
         problem = self._problem
@@ -58,7 +64,7 @@ class NormalOperator(_Hermitian):
         for term, weight in zip(problem.terms, problem.weights, strict=True):
             matrix = term.tosparse()
             total = total + weight**2 * (matrix.conj().T @ matrix)
-        total = total.astype(self.dtype)
+        total.data = as_dtype(times_power(total.data, problem.normal_power), self.dtype)
         total.sort_indices()
         return total if format == "csr" else total.asformat(format)
 
@@ -82,11 +88,14 @@ class Preconditioner(_Hermitian):
         """Whether it is the inverse, to rounding."""
         return self._inverse.exact
 
+    @blas_on_one_thread()
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
         problem = self._inverse.problem
         wide = np.result_type(x, np.float64)
         images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *problem.size))
-        return join(self._inverse.apply(images)).reshape(x.shape).astype(x.dtype, copy=False)
+        images, powers = near_one(images)
+        found = times_power(self._inverse.apply(images), powers - problem.normal_power)
+        return as_dtype(join(found), x.dtype).reshape(x.shape)
 
     def tosparse(self, format: str = "csr") -> Any:
         """The matrix, which is dense, as a sparse array; for small operators.
@@ -116,13 +125,17 @@ class SolveInfo:
         The largest |A^H y - (A^H A + damp^2 R^H R) x| / |A^H y| of all right-hand sides, computed from x in double
         precision, before it is rounded to the dtype of the result.
     converged : bool
-        Whether that is at most `rtol`.
+        Whether that and `relative_error` are at most `rtol`.
+    relative_error : float
+        The largest |x - x*| / |x*| of all right-hand sides, in the norm |x|^2 = |A x|^2 + damp^2 |R x|^2: an estimate,
+        where it is not a bound. See `tikhonov`.
     """
 
     method: str
     iterations: int
     relative_residual: float
     converged: bool
+    relative_error: float
 
 
 def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None = None) -> NormalOperator:
@@ -165,6 +178,7 @@ def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None
     return NormalOperator(_problem(A, damp, regularizer))
 
 
+@blas_on_one_thread()
 def preconditioner(
     A: Convolution, damp: float, *, regularizer: Convolution | None = None, kind: str = "auto"
 ) -> Preconditioner:
@@ -247,11 +261,11 @@ def preconditioner(
     >>> failed, len(steps) <= 2
     (0, True)
     """
-    problem = _problem(A, damp, regularizer)
+    problem = _problem(A, damp, regularizer).scaled()
     if not isinstance(kind, str):
         raise TypeError(f"kind={kind!r} must be a word")
     if kind == "auto":
-        return Preconditioner(choose(problem))
+        return Preconditioner(choose(problem, _RTOL))
     if kind not in INVERSES:
         raise ValueError(f"kind={kind!r} must be one of 'auto', {', '.join(map(repr, INVERSES))}")
     try:
@@ -262,6 +276,7 @@ def preconditioner(
         raise ValueError(f"kind={kind!r} does not exist for this problem: {error}") from error
 
 
+@blas_on_one_thread()
 def tikhonov(
     A: Convolution,
     y: ArrayLike,
@@ -351,7 +366,7 @@ def tikhonov(
     >>> bool(np.allclose(x.ravel(), lsqr(A, y.ravel(), damp=0.1, atol=1e-12, btol=1e-12)[0]))
     True
     """
-    problem = _problem(A, damp, regularizer)
+    problem = _problem(A, damp, regularizer).scaled()
     rtol, most = _check_limits(rtol, maxiter, problem)
     array = np.asarray(y)
     dtype = result_dtype(np.result_type(*(term.dtype for term in problem.terms)), array, "y")
@@ -361,25 +376,33 @@ def tikhonov(
         raise ValueError(f"y has {count} entries that are not finite (NaN or infinite): leave no gap in the data")
     if problem.damp == 0 and A.shape[0] < A.shape[1]:
         raise np.linalg.LinAlgError(
-            f"damp=0 leaves x undetermined: A has {A.shape[0]} rows and {A.shape[1]} columns; give a damp > 0"
+            f"damp={damp!r} leaves x undetermined: A has {A.shape[0]} rows and {A.shape[1]} columns; give a damp > 0"
         )
     data, join = _split(problem, batch.astype(np.result_type(array, np.float64)))
+    data, powers = near_one(data)
+    powers = powers.reshape(-1, *(1,) * (1 + problem.ndim)) + problem.solution_power
 
     def result(x: NDArray[Any]) -> NDArray[Any]:
-        return restore(join(x).astype(dtype, copy=False))
+        return restore(as_dtype(join(times_power(x, powers)), dtype))
 
     if not len(data):
-        return result(np.zeros((0, problem.channels, *problem.size), data.dtype)), SolveInfo("direct", 0, 0.0, True)
+        nothing = result(np.zeros((0, problem.channels, *problem.size), data.dtype))
+        return nothing, SolveInfo("direct", 0, 0.0, True, 0.0)
     right = problem.right_side(data)
-    inverse = choose(problem)
+    inverse = choose(problem, rtol)
     start = inverse.solve(data) if inverse.exact else None
     report = None if callback is None else (lambda x: callback(result(x)))
-    x, iterations, residual = conjugate_gradients(
-        problem, right, inverse, start=start, rtol=rtol, maxiter=most, callback=report
-    )
-    closed = inverse.exact and (iterations == 0 or residual <= rtol)
+    found = conjugate_gradients(problem, right, inverse, start=start, rtol=rtol, maxiter=most, callback=report)
+    x, converged = result(found.x), max(found.residual, found.error) <= rtol
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"x has entries beyond the largest {dtype}, {np.finfo(dtype).max:.3g}: divide y by a power of ten, or A "
+            f"and y both"
+        )
+    closed = inverse.exact and (found.iterations == 0 or converged)
     plain = "cg" if inverse.name == "identity" else f"cg, preconditioned by {inverse.name}"
-    return result(x), SolveInfo(inverse.name if closed else plain, iterations, residual, residual <= rtol)
+    method = inverse.name if closed else plain
+    return x, SolveInfo(method, found.iterations, found.residual, converged, found.error)
 
 
 def _problem(A: Convolution, damp: float, regularizer: Convolution | None) -> Problem:
@@ -400,8 +423,9 @@ def _problem(A: Convolution, damp: float, regularizer: Convolution | None) -> Pr
         )
     if isinstance(damp, bool | np.bool_) or not isinstance(damp, int | float | np.integer | np.floating):
         raise TypeError(f"damp={damp!r} must be a real number")
-    if not 0 <= damp < math.inf:
-        raise ValueError(f"damp={damp!r} must be finite and not negative")
+    if not 0 <= as_float(damp) < math.inf:
+        shown = f"an integer of {damp.bit_length()} bits" if isinstance(damp, int) and damp > 1 else repr(damp)
+        raise ValueError(f"damp={shown} must be finite and not negative, at most {np.finfo(np.float64).max:.3g}")
     return Problem(A, float(damp), regularizer)
 
 

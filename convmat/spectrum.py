@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from convmat import matrix
 from convmat.geometry import Geometry
 from convmat.operators import Convolution, ConvTranspose
-from convmat.products.threads import Pool, workers
-from convmat.symbol import Symbol, multiplicity, periodic, pieces, pool_size, stored, symbol
+from convmat.products.threads import Pool, blas_on_one_thread, workers
+from convmat.scale import as_dtype, near_one, times_power
+from convmat.symbol import Symbol, multiplicity, periodic, pieces, stored, symbol
 
 ROUNDING = 8
 """Rounding errors by which a kernel of rank one may differ from one, relative."""
@@ -28,6 +29,7 @@ DENSE_LIMIT = 2**22
 """Entries of a dense matrix (of one group, or of one Kronecker factor) up to which its SVD is taken."""
 
 
+@blas_on_one_thread()
 def singular_values(A: Convolution) -> NDArray[Any]:
     r"""All singular values of a convolution or a transposed convolution.
 
@@ -46,7 +48,7 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     Returns
     -------
     ndarray, shape (min(A.shape),)
-        Descending, zeros included, in the real dtype of A.
+        Descending, zeros included, rounded to the real dtype of A: infinite only where they are beyond it.
 
     Raises
     ------
@@ -54,6 +56,8 @@ def singular_values(A: Convolution) -> NDArray[Any]:
         If A is not one of these operators.
     ValueError
         If A is none of the three, or its weight is not finite.
+    MemoryError
+        If the blocks of all frequencies do not fit in memory.
 
     See Also
     --------
@@ -99,14 +103,14 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     True
     """
     conv = convolution(A)
-    geometry, kernel = conv.geometry, finite_kernel(conv)
+    geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
     if is_periodic(geometry):
         found = _periodic_values(geometry, kernel)
     elif (terms := kronecker(geometry, kernel)) is not None:
-        found = np.concatenate([outer([_dense_values(f) for f in factors]).ravel() for factors in terms])
+        found = np.stack([outer([_dense_values(f) for f in factors]).ravel() for factors in terms])
     else:
-        found = np.concatenate([_dense_values(dense) for dense in dense_groups(geometry, kernel)])
-    return descending(found, A)
+        found = np.stack([_dense_values(dense) for dense in dense_groups(geometry, kernel)])
+    return descending(times_power(found.astype(np.float64), exponents), A)
 
 
 def convolution(A: Any) -> Convolution:
@@ -139,6 +143,19 @@ def finite_kernel(conv: Convolution) -> NDArray[Any]:
     return kernel
 
 
+def scaled_kernel(conv: Convolution) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The kernel, finite, with each group near 1; and the exponents by which the groups are scaled back. (G, 1)
+
+    Raises
+    ------
+    ValueError
+        If it is not finite.
+    """
+    kernel = finite_kernel(conv)
+    scaled, exponents = near_one(kernel.reshape(conv.geometry.groups, -1))
+    return scaled.reshape(kernel.shape), exponents
+
+
 def is_periodic(geometry: Geometry) -> bool:
     """Whether the FFT makes the matrix block diagonal."""
     return all(periodic(axis) for axis in geometry.axes)
@@ -165,7 +182,7 @@ def rank_one_kernels(geometry: Geometry, kernel: NDArray[Any], eps: float) -> li
     terms = []
     for part in kernel.reshape(geometry.groups, -1, *geometry.kernel_size):
         vectors, missing = rank_one(part)
-        if missing > ROUNDING * eps:
+        if not missing <= ROUNDING * eps:  # NaN is none either
             return None
         terms.append(vectors)
     return terms
@@ -220,12 +237,12 @@ def block_values(blocks: NDArray[Any]) -> NDArray[Any]:
 def descending(found: NDArray[Any], A: Convolution) -> NDArray[Any]:
     """The values in order, filled up with the zeros that no block has, in the real dtype of A."""
     values = np.zeros(min(A.shape), dtype=np.empty(0, dtype=A.dtype).real.dtype)
-    values[: found.size] = np.sort(found, axis=None)[::-1]
+    values[: found.size] = as_dtype(np.sort(found, axis=None)[::-1], values.dtype)
     return values
 
 
 def _periodic_values(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
-    """The values of every block, half of the blocks computed where the weight is real."""
+    """The values of every block, half of the blocks computed where the weight is real. (F, G, r)"""
     polynomial, half = symbol(geometry, kernel), kernel.dtype.kind != "c"
     sizes = geometry.output_size
     times = multiplicity(sizes, half=half)
@@ -240,7 +257,7 @@ def _periodic_values(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
             values[start:stop][wanted] = block_values(blocks[wanted])
 
     each_piece(polynomial, sizes, kernel.dtype, half, store)
-    return np.repeat(values.reshape(times.size, -1), times.ravel(), axis=0)
+    return np.repeat(values.reshape(times.size, groups, -1), times.ravel(), axis=0)
 
 
 def each_piece(
@@ -249,8 +266,6 @@ def each_piece(
     dtype: np.dtype[Any],
     half: bool,
     task: Callable[[int, int, NDArray[Any]], None],
-    *,
-    vectors: bool = False,
 ) -> None:
     """Call task(start, stop, blocks), an SVD, on the blocks of each range of frequencies of the first axis."""
     sample = polynomial.sampler(sizes, [0] * len(sizes), half=half)
@@ -261,8 +276,7 @@ def each_piece(
         task(start, stop, sample(start, stop).astype(complex_dtype, copy=False))
 
     ranges = pieces(counts[0], math.prod(counts[1:]) * math.prod(polynomial.block), workers())
-    _, rows, cols = polynomial.block
-    Pool().run(piece, ranges, pool_size(rows, cols, len(ranges), vectors=vectors))
+    Pool().run(piece, ranges, min(workers(), len(ranges)))
 
 
 def _dense_values(dense: NDArray[Any]) -> NDArray[Any]:

@@ -24,8 +24,6 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.blas import matmul
-from convmat.products.threads import workers
 from convmat.taps import Axis, Index
 
 FEW = 32
@@ -73,9 +71,9 @@ class Symbol:
             whole = _along(inner, 0, self.shifts[0], sizes[0], quarters[0], count)
             return lambda start, stop: whole[start:stop]
         rest = inner.shape[1:]
-        flat = _as_real(inner.reshape(len(inner), -1))
+        flat = inner.reshape(len(inner), -1).astype(np.complex128, copy=False)
         first = waves(sizes[0], self.shifts[0], quarters[0], count)
-        return lambda start, stop: _combine(first[start:stop], flat).reshape(stop - start, *rest)
+        return lambda start, stop: (first[start:stop] @ flat).reshape(stop - start, *rest)
 
     def at(self, angles: Sequence[float]) -> NDArray[Any]:
         """The blocks at one frequency. (G, rows, cols)"""
@@ -98,7 +96,7 @@ class Symbol:
         product = np.empty(total.shape[self.ndim :], dtype=taps.dtype)
         for first in np.ndindex(taps.shape[: self.ndim]):
             for second in np.ndindex(taps.shape[: self.ndim]):
-                matmul(taps[first], taps[second].conj().swapaxes(-1, -2), product)
+                np.matmul(taps[first], taps[second].conj().swapaxes(-1, -2), out=product)
                 total[tuple(line[a, b] for line, a, b in zip(lines, first, second, strict=True))] += product
         return Symbol(total, tuple(distinct), ())
 
@@ -191,41 +189,15 @@ def pieces(count: int, entries: int, threads: int) -> list[tuple[int, int]]:
     return [(start, min(start + width, count)) for start in range(0, count, width)]
 
 
-def pool_size(rows: int, cols: int, count: int, *, vectors: bool) -> int:
-    """How many threads decompose `count` pieces of blocks of that size.
-
-    Beyond these sizes the complex products inside of LAPACK start the threads of OpenBLAS, as measured; two pools that
-    fight for the cores take many times as long as one.
-    """
-    alone = rows * cols <= (2**10 if vectors else 2**12)
-    return min(workers(), count) if alone else 1
-
-
 def _along(taps: NDArray[Any], axis: int, shifts: Index, size: int, quarter: int, count: int) -> NDArray[Any]:
     """The transform of one axis: (.., L, ..) -> (.., count, ..)."""
     lead, tail = taps.shape[:axis], taps.shape[axis + 1 :]
     flat = taps.reshape(math.prod(lead), len(shifts), -1)
     if shifts.size <= FEW:
-        return _combine(waves(size, shifts, quarter, count), _as_real(flat)).reshape(*lead, count, *tail)
+        return np.asarray(waves(size, shifts, quarter, count) @ flat).reshape(*lead, count, *tail)
     padded = np.zeros((flat.shape[0], size, flat.shape[2]), dtype=np.complex128)
     twist = np.exp((0.5j * np.pi / size) * (quarter * shifts % (4 * size)))
     for line, q in enumerate(shifts):  # a kernel wider than the torus wraps: its taps add up
         padded[:, -q % size] += flat[:, line] * twist[line]
     transformed = scipy.fft.fft(padded, axis=1, overwrite_x=True)[:, :count]
     return np.asarray(transformed).reshape(*lead, count, *tail)
-
-
-def _as_real(lines: NDArray[Any]) -> NDArray[np.float64]:
-    """Complex lines (.., L, n) as real ones, twice as many and twice as long: what `_combine` takes."""
-    wide = lines.astype(np.complex128, copy=False)
-    return np.concatenate([wide, 1j * wide], axis=-2).view(np.float64)
-
-
-def _combine(factor: NDArray[np.complex128], lines: NDArray[np.float64]) -> NDArray[np.complex128]:
-    """The product (F, L) times (.., L, n) of complex matrices, as one of real ones.
-
-    From a quarter of the size on, OpenBLAS would start threads of its own for the complex one (see `products.blas`).
-    """
-    out = np.empty((*lines.shape[:-2], len(factor), lines.shape[-1] // 2), dtype=np.complex128)
-    matmul(np.concatenate([factor.real, factor.imag], axis=1), lines, out.view(np.float64))
-    return out

@@ -17,7 +17,6 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.blas import matmul
 from convmat.products.threads import Pool, workers
 from convmat.symbol import FEW, Symbol, periodic, pieces, stored, symbol
 from convmat.taps import ZERO, Axis
@@ -173,26 +172,19 @@ def _gram(blocks: NDArray[Any]) -> _Hermitian:
     """B B^H or B^H B, the smaller one (or its conjugate)."""
     wide = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.swapaxes(1, 2)
     a, b = np.ascontiguousarray(wide.real), np.ascontiguousarray(wide.imag)
-    real, cross = _product(a, a.swapaxes(1, 2)), _product(b, a.swapaxes(1, 2))
-    real += _product(b, b.swapaxes(1, 2))
+    real, cross = a @ a.swapaxes(1, 2), b @ a.swapaxes(1, 2)
+    real += b @ b.swapaxes(1, 2)
     return real, cross - cross.swapaxes(1, 2)
 
 
 def _square(a: NDArray[np.float64], b: NDArray[np.float64]) -> _Hermitian:
     """(a + i b)^2 of Hermitian matrices, by two real products in place of four: b a = -(a b)^T."""
-    cross = _product(a, b)
+    cross = a @ b
     turned = cross.swapaxes(1, 2)
-    real = _product(a + b, a - b)
+    real = (a + b) @ (a - b)
     real += cross
     real += turned
     return real, cross - turned
-
-
-def _product(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A stack of products, on this thread alone."""
-    out = np.empty((len(a), a.shape[1], b.shape[2]))
-    matmul(a, b, out)
-    return out
 
 
 def _enough(spread: int, allowance: float) -> int:
@@ -333,8 +325,7 @@ def _peak(polynomial: Symbol, group: int, angles: list[float]) -> _Peak:
 def _leading(block: NDArray[Any], count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """The first left and right singular vectors of a block, as columns; nearly, by its Gram matrix.
 
-    A decomposition of a wide block would have OpenBLAS start threads, which can take a thousand times as long where the
-    cores are busy.
+    The decomposition of a wide block itself would take several times as long.
     """
     wide = block if len(block) <= block.shape[1] else block.conj().T
     real, imaginary = _gram(wide[None])

@@ -1,17 +1,48 @@
-"""Preconditioned conjugate gradients on a batch of right-hand sides, each with its own steps."""
+"""Preconditioned conjugate gradients on a batch of right-hand sides, each with its own steps.
+
+A small residual says little about x: where H is small, so is what the residual shows of an error. Steps are taken until
+the error is small too, in the energy norm |e|_H = sqrt(e^H H e), which is what conjugate gradients minimise: step k
+takes alpha_k r_k^H z_k off |e|_H^2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.inverses.problem import Inverse, Problem
+from convmat.scale import near_one, times_power
 
 _RESTARTS = 4
 """How often the recurrence of the residual is replaced by the residual itself, where the two have drifted apart."""
+
+_MEMORY = 1e4
+"""Steps since the squared error was this many times as large tell how fast it falls now."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of `conjugate_gradients`.
+
+    Attributes
+    ----------
+    x : ndarray, the shape of the right-hand sides
+    iterations : int
+        Steps taken, the most of any right-hand side.
+    residual : float
+        The largest |right - H x| / |right|, computed from x itself; 0 where the right-hand side is 0.
+    error : float
+        The largest estimate of |x - x*|_H / |x*|_H; 0 where the right-hand side is 0.
+    """
+
+    x: NDArray[Any]
+    iterations: int
+    residual: float
+    error: float
 
 
 def conjugate_gradients(
@@ -23,32 +54,30 @@ def conjugate_gradients(
     rtol: float,
     maxiter: int,
     callback: Callable[[NDArray[Any]], object] | None = None,
-) -> tuple[NDArray[Any], int, float]:
+) -> Solution:
     """Solve the normal equations for a batch of right-hand sides (batch, C, N_1..N_D).
 
-    Returns
-    -------
-    x : ndarray, the shape of `right`
-    iterations : int
-        Steps taken, the most of any right-hand side.
-    residual : float
-        The largest |right - H x| / |right|, computed from x itself; 0 where the right-hand side is 0.
+    Steps are taken until every residual and every estimate of the error is at most `rtol`.
     """
-    x = np.zeros_like(right) if start is None else start
-    norms, taken = norms_of(right), 0
+    right, powers = near_one(right)
+    x = np.zeros_like(right) if start is None else times_power(start, -powers)
     r = right.copy() if start is None else right - problem.normal(x)
+    taken = 0
     for _ in range(_RESTARTS):
-        for _ in _steps(problem, inverse, x, r, rtol * norms):
+        progress, before = _Progress(problem.shift, right, x, r), taken
+        for _ in _steps(problem, inverse, x, r, progress, rtol):
             taken += 1
             if callback is not None:
-                callback(x)
+                callback(times_power(x, powers))
             if taken >= maxiter:
                 break
-        r = right - problem.normal(x)
-        if taken >= maxiter or not np.any(norms_of(r) > rtol * norms):
+        if taken == before:
             break
-    relative = norms_of(r) / np.where(norms > 0, norms, 1)
-    return x, taken, float(relative.max(initial=0.0))
+        recurred, r = r, right - problem.normal(x)
+        progress.correct(r, recurred)
+        if taken >= maxiter or not progress.unsettled(rtol).any():
+            break
+    return Solution(times_power(x, powers), taken, *progress.relative())
 
 
 def norms_of(images: NDArray[Any]) -> NDArray[np.float64]:
@@ -56,16 +85,79 @@ def norms_of(images: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(images.reshape(len(images), -1), axis=1))
 
 
+class _Progress:
+    """What is known of the residual and of the squared error in the energy norm, for each image of a batch.
+
+    Proven, without a regularizer: |e|_H <= |r| / damp, since no eigenvalue of H is below damp^2. Estimated: what step k
+    takes off |e_k|_H^2 is a part of it, and the smallest such part of the last steps, as far as the steps after them
+    tell, is taken for that of this one [1]_. The squared norm of the solution is at least that of what is found,
+    b^H x + r^H x.
+
+    .. [1] G. Meurant, J. Papez, P. Tichy, "Accurate error estimation in CG", Numer. Algorithms 88, 2021.
+    """
+
+    def __init__(self, shift: float, right: NDArray[Any], x: NDArray[Any], r: NDArray[Any]) -> None:
+        self._shift = shift
+        self._norms, self._residuals = norms_of(right), norms_of(r)
+        self._energy = np.maximum(_inner(x, right) + _inner(x, r), 0)
+        self._gains = np.zeros((0, len(x)))  # what each step took off the squared error
+        self._errors = np.zeros((0, len(x)))  # the squared error before each step, as far as it is known
+        self.squared = self._bound()
+
+    def step(self, gain: NDArray[np.float64], r: NDArray[Any]) -> None:
+        """Take note of a step that took the gain off the squared errors, and of the residual after it."""
+        self._residuals = norms_of(r)
+        self._energy = self._energy + gain
+        self._gains = np.concatenate([self._gains, gain[None]])
+        self._errors = np.concatenate([self._errors + gain, gain[None]])
+        recent = (self._errors <= _MEMORY * gain) & (self._gains > 0)
+        slowness = np.divide(self._errors, self._gains, out=np.ones_like(self._gains), where=recent).max(axis=0)
+        self.squared = np.minimum(self._bound(), slowness * gain)
+
+    def correct(self, r: NDArray[Any], recurred: NDArray[Any]) -> None:
+        """Put the residual itself in the place of that of the recurrence; what they differ by is an error too.
+
+        It is taken to be to the error known as it is to the residual known, or what its norm proves, if that is less.
+        """
+        self._residuals = norms_of(r)
+        drift, known = norms_of(r - recurred), np.maximum(norms_of(recurred), np.finfo(np.float64).tiny)
+        with np.errstate(over="ignore", divide="ignore"):
+            proven = (np.sqrt(self.squared) + drift / np.sqrt(self._shift)) ** 2 if self._shift > 0 else np.inf
+            self.squared = np.minimum(self.squared * (1 + drift / known) ** 2, proven)
+
+    def unsettled(self, rtol: float) -> NDArray[np.bool_]:
+        """Of which images the residual or the error is above rtol."""
+        far = (self._residuals > rtol * self._norms) | (self.squared > rtol**2 * self._energy)
+        return np.asarray(far & (self._residuals > 0))
+
+    def relative(self) -> tuple[float, float]:
+        """The largest residual and the largest error of all images."""
+        residuals = self._residuals / np.where(self._norms > 0, self._norms, 1)
+        errors = np.sqrt(
+            np.divide(self.squared, self._energy, out=np.full_like(residuals, np.inf), where=self._energy > 0)
+        )
+        return float(residuals.max(initial=0)), float(np.where(self._residuals > 0, errors, 0).max(initial=0))
+
+    def _bound(self) -> NDArray[np.float64]:
+        if self._shift > 0:
+            with np.errstate(over="ignore"):
+                return np.asarray(self._residuals**2 / self._shift)
+        return np.full(self._residuals.shape, np.inf)
+
+
 def _steps(
-    problem: Problem, inverse: Inverse, x: NDArray[Any], r: NDArray[Any], goal: NDArray[np.float64]
+    problem: Problem, inverse: Inverse, x: NDArray[Any], r: NDArray[Any], progress: _Progress, rtol: float
 ) -> Iterator[None]:
-    """Take steps in place, until every residual is at its goal or the curvature is no longer positive."""
-    active = norms_of(r) > goal
+    """Take steps in place, until every image is settled or the curvature is no longer positive."""
+    active = progress.unsettled(rtol)
     if not active.any():
         return
     z = inverse.apply(r)
     p, rz = z.copy(), _inner(r, z)
-    while True:
+    if inverse.exact:  # then r^H M r is the squared error
+        progress.squared = np.minimum(progress.squared, np.maximum(rz, 0))
+        active = progress.unsettled(rtol)
+    while active.any():
         q = problem.normal(p)
         curvature = _inner(p, q)
         active &= (curvature > 0) & (rz > 0)
@@ -74,8 +166,9 @@ def _steps(
         alpha = np.where(active, rz / np.where(curvature > 0, curvature, 1), 0)
         x += _each(alpha, x) * p
         r -= _each(alpha, r) * q
+        progress.step(alpha * rz, r)
         yield
-        active &= norms_of(r) > goal
+        active &= progress.unsettled(rtol)
         if not active.any():
             return
         z = inverse.apply(r)

@@ -23,13 +23,12 @@ _UNKNOWNS = 48**2
 _REACHES = 3
 
 _STEPS = 400
-_RTOL = 1e-6
 
 
-def choose(problem: Problem) -> Inverse:
-    """The inverse that "auto" stands for."""
+def choose(problem: Problem, rtol: float) -> Inverse:
+    """The inverse that "auto" stands for, where conjugate gradients are to reach that `rtol`."""
     found = exact(problem)
-    return found if found is not None else rehearse(problem)
+    return found if found is not None else rehearse(problem, rtol)
 
 
 def exact(problem: Problem) -> Inverse | None:
@@ -49,7 +48,7 @@ def exact(problem: Problem) -> Inverse | None:
     return None
 
 
-def rehearse(problem: Problem) -> Inverse:
+def rehearse(problem: Problem, rtol: float) -> Inverse:
     """The inverse with which conjugate gradients are through first on a small image with the same kernel and border.
 
     The border has a larger share in a small image than in a large one, which is where preconditioners fail. No kind is
@@ -74,9 +73,9 @@ def rehearse(problem: Problem) -> Inverse:
             inverse = INVERSES[kind](small)
         except (UnsupportedError, np.linalg.LinAlgError):
             continue
-        _, steps, residual = conjugate_gradients(small, right, inverse, rtol=_RTOL, maxiter=limit)
-        if residual <= 2 * _RTOL and steps * step < cost:
-            best, cost = kind, steps * step
+        found = conjugate_gradients(small, right, inverse, rtol=rtol, maxiter=limit)
+        if max(found.residual, found.error) <= 2 * rtol and found.iterations * step < cost:
+            best, cost = kind, found.iterations * step
     try:
         return INVERSES[best](problem)
     except (UnsupportedError, np.linalg.LinAlgError):

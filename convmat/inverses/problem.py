@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,22 +15,46 @@ from convmat.inverses.gram import Images, gram
 from convmat.inverses.terms import adjoint, is_forward
 from convmat.operators import Convolution
 from convmat.products import Products
+from convmat.scale import near_one, times_power
 from convmat.taps import Axis
 
 _SMALL_MATRIX = 2**22
 """Entries of a matrix that many products repay."""
+
+_FAR = 100
+"""Where damp R is more than 2^100 times A, A is lost beside it, and is taken to be no smaller than that."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """min |A x - y|^2 + damp^2 |R x|^2, with R the identity if there is no regularizer.
 
-    Everything is computed in double precision, on batches of images that have a channel axis.
+    Everything is computed in double precision, on batches of images that have a channel axis. A problem may stand for
+    another one, which differs by powers of two: see `scaled`.
     """
 
     operator: Convolution
     damp: float
     regularizer: Convolution | None = None
+    normal_power: int = 0
+    solution_power: int = 0
+
+    def scaled(self) -> Problem:
+        """The same problem with A, R and damp near 1, so that no square overflows, or vanishes where it counts.
+
+        The normal operator of this problem is 2^normal_power times that of the scaled one, and the solution for y is
+        2^solution_power times that of the scaled one for y.
+        """
+        operator, a = _scaled(self.operator)
+        regularizer, r = (None, 0) if self.regularizer is None else _scaled(self.regularizer)
+        mantissa, d = math.frexp(self.damp)
+        beyond = max(0, d + r - a) if self.damp else 0  # A and damp R are divided by 2^beyond more
+        operator = _times_power(operator, -min(beyond, _FAR))
+        damp = math.ldexp(mantissa, d + r - a - beyond)
+        return Problem(operator, damp, regularizer, 2 * (a + beyond), min(beyond, _FAR) - a - 2 * beyond)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Problem, tuple(getattr(self, field.name) for field in fields(self))  # what is cached is made again
 
     @cached_property
     def terms(self) -> tuple[Convolution, ...]:
@@ -86,6 +110,20 @@ class Problem:
     def right_side(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^H y: (batch, *output_shape) -> (batch, C, N_1..N_D)."""
         return adjoint(self.operator, y).reshape(len(y), self.channels, *self.size)
+
+
+def _scaled(operator: Convolution) -> tuple[Convolution, int]:
+    """An operator with a weight near 1, and the exponent of which it is the multiple."""
+    exponent = int(near_one(operator.weight[None])[1].item())
+    return _times_power(operator, -exponent), exponent
+
+
+def _times_power(operator: Convolution, exponent: int) -> Convolution:
+    """2^exponent times an operator."""
+    if exponent == 0:
+        return operator
+    weight = times_power(operator.weight, exponent)
+    return type(operator)._of(Products(operator.geometry, weight, operator._products.asked))
 
 
 class Inverse:
