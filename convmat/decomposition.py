@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -216,14 +216,14 @@ class SVD:
         product: Callable[[NDArray[Any]], NDArray[Any]],
         adjoint: Callable[[NDArray[Any]], NDArray[Any]],
     ) -> LinearOperator:
-        columns = functools.partial(_columns, self.dtype)
+        (rows, cols), dtype = shape, self.dtype
         return LinearOperator(
             shape,
-            dtype=self.dtype,
-            matvec=lambda x: columns(product, x.reshape(-1, 1))[:, 0],
-            rmatvec=lambda y: columns(adjoint, y.reshape(-1, 1))[:, 0],
-            matmat=functools.partial(columns, product),
-            rmatmat=functools.partial(columns, adjoint),
+            dtype=dtype,
+            matvec=lambda x: _vectors(product, x, cols, dtype),
+            rmatvec=lambda y: _vectors(adjoint, y, rows, dtype),
+            matmat=lambda X: _vectors(product, X.swapaxes(-1, -2), cols, dtype).swapaxes(-1, -2),
+            rmatmat=lambda Y: _vectors(adjoint, Y.swapaxes(-1, -2), rows, dtype).swapaxes(-1, -2),
         )
 
 
@@ -243,16 +243,19 @@ def _real_values(f: Function, sigma: NDArray[Any]) -> NDArray[Any]:
 
 
 @blas_on_one_thread()
-def _columns(
-    dtype: np.dtype[Any], product: Callable[[NDArray[Any]], NDArray[Any]], columns: NDArray[Any]
+def _vectors(
+    product: Callable[[NDArray[Any]], NDArray[Any]], vectors: NDArray[Any], size: int, dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    """A product on vectors (batch, n), on the columns of a matrix; a real map acts on real and imaginary parts."""
-    columns = np.asarray(columns)
-    result = result_dtype(dtype, columns)
-    rows = np.ascontiguousarray(columns.T)
+    """A product of (batch, n) on vectors (.., n), or on one column (n, 1); a real map acts on both parts of complex."""
+    vectors = np.asarray(vectors)
+    result = result_dtype(dtype, vectors)
+    if vectors.shape[-1:] != (size,):  # scipy before 1.18 passes a column as it is
+        vectors = vectors.reshape(size)
+    batch = vectors.shape[:-1]
+    rows = np.ascontiguousarray(vectors).reshape(math.prod(batch), size)
     if dtype.kind == "c" or rows.dtype.kind != "c":
         found = product(rows)
     else:
         parts = product(np.concatenate([rows.real, rows.imag]))
         found = parts[: len(rows)] + 1j * parts[len(rows) :]
-    return found.T.astype(result, copy=False)
+    return found.reshape(*batch, found.shape[-1]).astype(result, copy=False)

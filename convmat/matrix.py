@@ -266,7 +266,7 @@ def as_format(matrix: Any, format: str) -> Any:
 def _diagonals(matrix: Any) -> int:
     """The entries of all diagonals that are not empty."""
     entries = matrix.tocoo()
-    return int(np.unique(entries.col.astype(np.int64) - entries.row).size) * matrix.shape[1]
+    return int(np.unique(entries.col.astype(np.int64) - entries.row).size * matrix.shape[1])
 
 
 _BYTES: dict[str, Callable[[Any], int]] = {
