@@ -253,6 +253,8 @@ def _vectors(
         vectors = vectors.reshape(size)
     batch = vectors.shape[:-1]
     rows = np.ascontiguousarray(vectors).reshape(math.prod(batch), size)
+    if not len(rows):  # an FFT of no vectors is refused
+        return np.empty((*batch, product(np.zeros((1, size), dtype)).shape[-1]), dtype=result)
     if dtype.kind == "c" or rows.dtype.kind != "c":
         found = product(rows)
     else:
