@@ -1,6 +1,8 @@
 """What the pictures show: facts about what is drawn, checked against the explicit matrix."""
 
+import itertools
 import sys
+import tracemalloc
 
 import matplotlib
 import matplotlib.animation
@@ -298,9 +300,7 @@ def test_matrix_draws_entries_or_counts_by_its_size():
     np.testing.assert_array_equal(small.get_array().filled(ZERO), pattern.reads(A).picture())
     np.testing.assert_array_equal(large.get_array().filled(0), binned(A.tosparse(), *large.get_array().shape))
     assert large.get_extent() == [-0.5, 399.5, 799.5, -0.5]
-    assert (
-        small.axes.get_title() == large.axes.get_title() == f"Conv2d: 800 x 400, {A.nnz} entries".replace(": ", ":\n")
-    )
+    assert small.axes.get_title() == large.axes.get_title() == f"Conv2d: 800 x 400, {A.nnz} entries"
 
 
 def test_matrix_writes_the_tap_or_the_weight_in_its_cells():
@@ -394,6 +394,125 @@ def test_numbers_can_be_read_on_every_tap():
             colour = tap_colours(count)(tap)
             low, high = sorted([luminance(colour), luminance(text_on(colour))])
             assert (high + 0.05) / (low + 0.05) > 3  # the least contrast that WCAG asks for
+
+
+def drawn_words(ax):
+    """The words on axes and on those inside them, and their boxes, once drawn."""
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        labels = [label for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high
+                  for label in (tick.label1, tick.label2)]  # fmt: skip
+        yield from ((text.get_text(), text.get_window_extent()) for text in [axis.label, *labels] if text.get_visible())
+    outside = [text for text in ax.texts if not text.get_clip_on()]
+    legend = [ax.get_legend()] if ax.get_legend() else []
+    yield from ((text.get_text(), text.get_window_extent()) for text in [ax.title, *outside])
+    yield from (("legend", box.get_window_extent()) for box in legend)
+    for inner in ax.child_axes:
+        yield from drawn_words(inner)
+
+
+def collisions(figure):
+    """Pairs of words that run into each other, by more than a pixel."""
+    figure.draw_without_rendering()
+    inner = {inset for ax in figure.axes for inset in ax.child_axes}
+    words = [(t, box) for ax in figure.axes if ax not in inner for t, box in drawn_words(ax) if t]
+    return [
+        (t, u)
+        for (t, a), (u, b) in itertools.combinations(words, 2)
+        if min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+    ]
+
+
+SHAPES = {
+    "wide": Conv2d(np.ones((3, 3)), (5, 5), stride=2, padding=1),
+    "tall": Conv2d(np.ones((3, 3)), (5, 5), stride=2, padding=1).T,
+    "channels": Conv2d(np.ones((3, 2, 3, 3)), (5, 5), stride=2, padding=1),
+    "sums": Conv1d([1.0, 2.0, 3.0], 12, padding=2, padding_mode="reflect"),
+    "large": Conv2d(np.ones((2, 1, 3, 3)), (30, 30), padding=1),
+    "large and wide": Conv1d(np.ones(3), 1000, stride=2),
+    "large and tall": Conv2d(np.ones((3, 3)), (60, 20)),
+    "planes": Conv3d(np.ones((2, 2, 2)), (3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("draw", [plot.matrix, plot.overlap, plot.spectrum])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_words_do_not_run_into_each_other(draw, shape):
+    """On a figure of the function's own, on narrow axes, and on narrow axes side by side."""
+    own = draw(SHAPES[shape]).figure
+    alone = Figure(figsize=(7, 3))
+    draw(SHAPES[shape], alone.add_axes((0.4, 0.25, 0.23, 0.5)))
+    beside = Figure(figsize=(7, 3), layout="constrained")
+    for ax in beside.subplots(1, 3):
+        draw(SHAPES[shape], ax)
+    assert [collisions(figure) for figure in (own, alone, beside)] == [[], [], []]
+
+
+def test_titles_of_narrow_images_do_not_run_into_each_other():
+    figure = Figure(figsize=(3, 2), layout="constrained")
+    images = {"blurred, stride 2": np.eye(4), "deblurred: 22.3 dB": np.eye(4), "x": np.eye(4)}
+    assert collisions(plot.image_pair(images, title="T", figure=figure)) == []
+    assert [ax.get_title() for ax in figure.axes] == ["blurred,\nstride 2", "deblurred:\n22.3 dB", "x"]
+
+
+def test_numbers_of_a_dense_matrix_do_not_run_into_each_other():
+    ax = Figure(figsize=(3, 2), layout="constrained").add_subplot()
+    plot.cells(-np.random.default_rng(0).random((5, 6)), ax=ax)
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_titles_that_are_given_are_left_as_they_are():
+    title = "kernel: 3 x 3, in a title that is longer than the axes are wide"
+    for draw in (plot.matrix, plot.overlap):
+        drawn = draw(A2, Figure(figsize=(2, 2)).add_subplot(), title=title).axes.title
+        assert (drawn.get_text(), drawn.get_fontsize()) == (title, 11)
+
+
+def test_grids_of_the_arithmetic_stand_below_each_other_where_that_makes_them_readable():
+    scene = Scene.of(A2)
+    below, beside = layout.fit(scene, 3, 4.5), layout.fit(scene, 7, 3)
+    assert len({bottom for _, bottom, _, _ in below.boxes}) == len({left for left, _, _, _ in beside.boxes}) == 3
+    assert len({left for left, _, _, _ in below.boxes}) == 1
+    assert below.cell >= 0.22
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "call"),
+    [
+        (MemoryError, "200000 x 200000 counts needs .* a smaller input_size",
+         lambda: plot.overlap(Conv2d(np.ones((3, 3)), (200000, 200000)))),
+        (MemoryError, "1000000000000 counts needs .* a smaller input_size",
+         lambda: plot.overlap(Conv1d(np.ones(3), 10**12).T)),
+        (MemoryError, "5000000 counts needs .* a smaller input_size",  # a border of 10^12 reads
+         lambda: plot.overlap(Conv1d(np.ones(1000000), 5000000))),
+        (MemoryError, "40000000000 singular values needs .* a smaller input_size",
+         lambda: plot.spectrum(Conv2d(np.ones((3, 3)), (200000, 200000), padding=1, padding_mode="circular"))),
+        (MemoryError, "999999999998 singular values needs .* a smaller input_size",
+         lambda: plot.spectrum(Conv1d(np.ones(3), 10**12).T)),
+        (MemoryError, "25 frames of .* pixels needs .* a smaller dpi, .* an .mp4",
+         lambda: plot.animate(Conv2d(np.ones((1, 1)), (5, 5)), "a.gif", dpi=10**5)),
+        (ValueError, "A has a grid of 200000 cells, .* a smaller input",
+         lambda: plot.animate(Conv2d(np.ones((3, 3)), (200000, 200000)), "a.gif")),
+        (ValueError, "A has a grid of 200002 cells, .* a smaller input",
+         lambda: plot.animate(Conv2d(np.ones((3, 3)), (200000, 200000)).T, "a.gif")),
+        (ValueError, "A has a grid of 1000000000000 cells, .* a smaller input",
+         lambda: plot.arithmetic(Conv1d(np.ones(3), 10**12), 0)),
+    ],
+)  # fmt: skip
+def test_pictures_that_do_not_fit_in_memory_are_refused_before_they_are_allocated(
+    error, message, call, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(error, match=message):
+            call()
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    assert list(tmp_path.iterdir()) == []
 
 
 A2, A3 = Conv2d(np.ones((3, 3)), (5, 5)), Conv3d(np.ones((2, 2, 2)), (3, 3, 3))

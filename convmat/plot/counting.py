@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convmat.matrix import check_bytes
 from convmat.plot.pattern import Layer, overlaps
-from convmat.plot.style import axes_of, figure_of, sheet, text_on
+from convmat.plot.style import axes_of, fit_beside, scale, sheet, text_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 _NUMBERED = 24
 """Rows and columns up to which the counts are written in the cells."""
+
+_BYTES = 80
+"""That matplotlib takes to draw a count, and counting takes for a read of a border."""
 
 
 def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> AxesImage:
@@ -43,6 +48,8 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
         If matplotlib is missing; it names the extra.
     TypeError
         If A is no convolution.
+    MemoryError
+        If the picture does not fit in this machine's memory; raised before it is allocated.
 
     References
     ----------
@@ -57,6 +64,13 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
     [[1, 1, 2, 1, 2, 1, 1]]
     """
     layer = Layer.of(A)
+    size = layer.geometry.input_size
+    border = sum(min(axis.size, 2 * axis.span) * axis.taps for axis in layer.geometry.axes)
+    check_bytes(
+        f"A: the picture of {' x '.join(map(str, size))} counts",
+        _BYTES * (math.prod(size) + border),
+        "draw the same layer on a smaller input_size, where the counts repeat alike away from the borders",
+    )
     found = overlaps(A)
     counts = sheet(found[0] if layer.geometry.channels else found)
     rows, columns = counts.shape
@@ -68,7 +82,8 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
             colour = text_on(image.to_rgba(count))
             ax.text(column, row, str(count), ha="center", va="center_baseline", color=colour, fontsize=9)
     else:
-        figure_of(ax).colorbar(image, ax=ax, shrink=0.8, ticks=np.unique(np.linspace(least, most, 7, dtype=int)))
+        scale(image)
+    ax.set_aspect("equal" if columns <= _NUMBERED * rows else "auto")  # a long line would be too thin to be seen
     ax.locator_params(integer=True)
     if layer.geometry.ndim == 3:
         planes, _, width = layer.geometry.input_size
@@ -78,5 +93,7 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
         ax.set_yticks([])
     what = "inputs added up at each output" if layer.transposed else "outputs that read each input"
     spread = f"{least} to {most}" if least < most else f"{most}"
-    ax.set_title(f"{type(A).__name__}: {what}, {spread}" if title is None else title, fontsize=11)
+    ax.set_title(f"{type(A).__name__}: {what}, {spread}" if title is None else title, fontsize=11, pad=8)
+    if title is None:
+        fit_beside(ax, ax.title)
     return image

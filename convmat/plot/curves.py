@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.matrix import check_bytes
 from convmat.operators import Convolution
-from convmat.plot.style import BLUE, DARK_BLUE, HIGHLIGHT, Theme, axes_of, figure_of, text_on
+from convmat.plot.style import BLUE, DARK_BLUE, HIGHLIGHT, SMALLEST_TEXT, Theme, axes_of, figure_of, fit_beside, text_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKED = 40
 """Singular values up to which each is a point."""
+
+_VALUE = 90
+"""Bytes that the picture takes for each singular value, to compute it and to draw it."""
+
+_LEGEND = 0.9
+"""Share of the width of the axes that the legend may take."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +42,18 @@ class Spectrum:
         ------
         TypeError, ValueError
             If A is no convolution, or its weight is not finite.
+        MemoryError
+            If there are more singular values than fit in this machine's memory.
         """
         from convmat.norms import norm_bounds
         from convmat.spectrum import convolution, finite_kernel, singular_values
 
         finite_kernel(convolution(A))
+        check_bytes(
+            f"A: the picture of {min(A.shape)} singular values",
+            _VALUE * min(A.shape),
+            "draw the same layer on a smaller input_size, whose values follow nearly the same curve",
+        )
         bounds = norm_bounds(A)
         try:
             found = singular_values(A)
@@ -74,6 +88,8 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
         If matplotlib is missing; it names the extra.
     TypeError, ValueError
         If A is no convolution, or its weight is not finite.
+    MemoryError
+        If the picture does not fit in this machine's memory; raised before it is allocated.
 
     Examples
     --------
@@ -81,17 +97,20 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
     >>> from convmat import Conv2d, plot
     >>> ax = plot.spectrum(Conv2d([[1.0, -1.0]], (8, 8), padding=((0, 0), (0, 1)), padding_mode="circular"))
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['norm from 2 to 2', 'singular values', '8 of 64 are zero']
+    ['norm 2', 'singular values', '8 of 64 are zero']
     """
     found = Spectrum.of(A)
     ax = axes_of(ax, 6.4, 4.2)
     theme = Theme.of(figure_of(ax))
     lower, upper = found.bounds
-    band = f"norm from {lower:.4g} to {upper:.4g}" if upper > lower else f"norm {upper:.4g}"
+    ends = sorted({f"{bound:.4g}" for bound in found.bounds}, key=float)
+    band = f"norm from {' to '.join(ends)}" if len(ends) > 1 else f"norm {ends[0]}"
     ax.axhspan(lower, upper, facecolor=theme.tint(HIGHLIGHT, 0.4), edgecolor=HIGHLIGHT, linewidth=1.2, label=band)
     count = min(A.shape)
     if found.values is None:
-        ax.text(0.5, 0.5, "no structure of A gives its singular values", transform=ax.transAxes, ha="center")
+        fit_beside(
+            ax, ax.text(0.5, 0.5, "no structure of A gives its singular values", transform=ax.transAxes, ha="center")
+        )
         ax.set_ylim(0, 1.3 * upper)
     elif found.values.size:
         marker = "o" if found.values.size <= _MARKED else ""
@@ -108,6 +127,14 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
     ax.set_ylabel("singular value")
     ax.grid(color=theme.faint(0.15), linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.legend(loc="lower left", fontsize=9)
+    _legend(ax)
     ax.set_title(f"{type(A).__name__}: {A.shape[0]} x {A.shape[1]}" if title is None else title, fontsize=11)
+    fit_beside(ax, ax.xaxis.label, ax.yaxis.label, *[ax.title] * (title is None))
     return ax
+
+
+def _legend(ax: Axes) -> None:
+    """The legend, smaller where the axes are narrower than it would be."""
+    share = ax.legend(loc="lower left", fontsize=9).get_window_extent().width / ax.get_window_extent().width
+    if share > _LEGEND:
+        ax.legend(loc="lower left", fontsize=max(SMALLEST_TEXT, 9 * _LEGEND / share))

@@ -29,7 +29,7 @@ _CAPTION_WIDTH = 4.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Input, kernel and output, one beside the other for two axes, one below the other for one."""
+    """Input, kernel and output: one beside the other for two axes, one below the other for one, if there is room."""
 
     cell: float
     scale: float
@@ -46,26 +46,28 @@ class Layout:
 
 
 def fit(scene: Scene, width: float, height: float) -> Layout:
-    """The largest layout that has room in an area."""
-    layouts = [_fit(scene, width, height, scale) for scale in _SCALES]
-    return next((layout for layout in layouts if layout.cell >= _READABLE_CELL), layouts[-1])
+    """The layout with the largest text that has room in an area, if its cells can be read; else the largest cells."""
+    flat = scene.layer.geometry.ndim == 1
+    layouts = [_fit(scene, width, height, scale, below) for scale in _SCALES for below in (flat, not flat)]
+    readable = (layout for layout in layouts if layout.cell >= _READABLE_CELL)
+    return next(readable, max(layouts, key=lambda layout: layout.cell))
 
 
-def _fit(scene: Scene, width: float, height: float, scale: float) -> Layout:
+def _fit(scene: Scene, width: float, height: float, scale: float, below: bool) -> Layout:
     """The layout with the largest cells of one scale, by bisection."""
     small, large = 0.0, _LARGEST_CELL
     for _ in range(16):
         cell = (small + large) / 2
-        tried = _layout(scene, cell, scale)
+        tried = _layout(scene, cell, scale, below)
         small, large = (cell, large) if tried.width <= width and tried.height <= height else (small, cell)
-    return _layout(scene, max(small, _LARGEST_CELL / 100), scale)
+    return _layout(scene, max(small, _LARGEST_CELL / 100), scale, below)
 
 
-def _layout(scene: Scene, cell: float, scale: float) -> Layout:
+def _layout(scene: Scene, cell: float, scale: float, below: bool) -> Layout:
     shapes = np.array([scene.input.shape, scene.kernel.shape, scene.output.shape])
     highs, wides = (cell * shapes).T
     title, caption, gap = scale * _TITLE, scale * _CAPTION, scale * _GAP
-    if scene.layer.geometry.ndim == 1:
+    if below:
         width = max(*wides, scale * _CAPTION_WIDTH) + 2 * gap
         height = float(highs.sum()) + 3 * title + caption
         bottoms = height - np.cumsum(highs + title)

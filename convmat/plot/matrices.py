@@ -9,7 +9,19 @@ import numpy as np
 
 from convmat.operators import ImageOperator
 from convmat.plot.pattern import Reads, counts, reads
-from convmat.plot.style import SUM, Theme, axes_of, figure_of, sheet, tap_colours, tap_names, text_on
+from convmat.plot.style import (
+    SUM,
+    Theme,
+    axes_of,
+    cell_points,
+    figure_of,
+    fit_beside,
+    scale,
+    sheet,
+    tap_colours,
+    tap_names,
+    text_on,
+)
 from convmat.taps import ZERO
 
 if TYPE_CHECKING:
@@ -99,11 +111,10 @@ def matrix(
     ax.set_aspect("equal" if _in_proportion(rows, cols) else "auto")
     ax.set_xlabel(f"column: input {_x(A.input_shape)}")
     ax.set_ylabel(f"row: output {_x(A.output_shape)}")
-    ax.locator_params(nbins=4 if cols < 0.7 * rows else 8, integer=True)
-    if title is None:
-        gap = "\n" if cols < 0.7 * rows else " "
-        title = f"{type(A).__name__}:{gap}{rows} x {cols}, {entries} entries"
-    ax.set_title(title, fontsize=11)
+    ax.locator_params(integer=True)
+    told = f"{type(A).__name__}: {rows} x {cols}, {entries} entries" if title is None else title
+    ax.set_title(told, fontsize=11, pad=8)  # clear of the label of the first row
+    fit_beside(ax, ax.xaxis.label, ax.yaxis.label, *[ax.title] * (title is None))
     return image
 
 
@@ -144,10 +155,7 @@ def _label(ax: Axes, image: AxesImage, row: int, col: int, text: str, tap: int, 
 
 def _label_size(ax: Axes, shape: tuple[int, int]) -> float:
     """Points that a letter in a cell may have."""
-    box = ax.get_position()
-    width, height = figure_of(ax).get_size_inches()
-    cell = min(box.width * width / shape[1], box.height * height / shape[0])
-    return float(min(11, 0.62 * 72 * cell))
+    return min(11, 0.62 * cell_points(ax, shape))
 
 
 def _legend(ax: Axes, image: AxesImage, kernel: Any, names: list[str], sums: bool) -> None:
@@ -162,19 +170,23 @@ def _legend(ax: Axes, image: AxesImage, kernel: Any, names: list[str], sums: boo
     inset.set_xticks([])
     inset.set_yticks([])
     inset.spines[:].set_color(theme.faint(0.4))
-    inset.set_title("kernel", fontsize=9, loc="left")
     if max(rows, columns) <= 9:
+        size = min(8, _label_size(inset, kernel.shape))
         for (row, column), tap in np.ndenumerate(kernel):
-            _label(inset, image, row, column, names[tap], tap, 8)
-    if sums:
-        inset.set_xlabel("sums of taps", fontsize=9, loc="left", color=SUM)
+            _label(inset, image, row, column, names[tap], tap, size)
+    words = {"kernel": theme.ink, "sums of taps": SUM} if sums else {"kernel": theme.ink}
+    for line, (word, colour) in enumerate(words.items()):  # below, since the title is above
+        place = (0, -4 - 11 * line)
+        inset.annotate(
+            word, (0, 0), place, "axes fraction", textcoords="offset points", va="top", fontsize=9, color=colour
+        )
 
 
 def _counts(A: Any, ax: Axes, resolution: int, legend: bool) -> tuple[AxesImage, int]:
     """The number of entries in bins, and in all of them."""
     rows, cols = A.shape
-    scale = min(rows, cols) / max(rows, cols)
-    short = resolution if scale * _LONGEST < 1 else max(1, round(resolution * scale))
+    ratio = min(rows, cols) / max(rows, cols)
+    short = resolution if ratio * _LONGEST < 1 else max(1, round(resolution * ratio))
     height, width = min(rows, short if rows < cols else resolution), min(cols, short if cols < rows else resolution)
     found = counts(A, height, width)
     image = ax.imshow(
@@ -186,7 +198,7 @@ def _counts(A: Any, ax: Axes, resolution: int, legend: bool) -> tuple[AxesImage,
     )
     if legend:
         bins = f"{math.ceil(rows / height)} x {math.ceil(cols / width)}"
-        figure_of(ax).colorbar(image, ax=ax, shrink=0.8, label=f"entries per bin of {bins}")
+        scale(image, f"entries per bin of {bins}")
     return image, int(found.sum())
 
 
@@ -219,9 +231,9 @@ def _in_proportion(rows: int, cols: int) -> bool:
 
 
 def _figure_size(rows: int, cols: int) -> tuple[float, float]:
-    """Inches for a matrix, with room for text: at most 7 wide and 7 high."""
+    """Inches for a matrix, with room for text: at most 7.8 wide and 6.7 high."""
     long = 5.5 / max(rows, cols)
-    return max(4.5, long * cols + 1.7), max(3.2, long * rows + 1.2)
+    return max(4.5, long * cols + 2.3), max(3.2, long * rows + 1.2)
 
 
 def _x(shape: tuple[int, ...]) -> str:

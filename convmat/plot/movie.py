@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.matrix import check_bytes
 from convmat.plot.grids import Stage
 from convmat.plot.layout import fit
 from convmat.plot.matrices import matrix
@@ -43,6 +44,9 @@ _LARGEST_CELL = 0.2
 
 _SMALLEST_LABELLED = 0.14
 """Inches of a cell of a matrix in which a letter can be read."""
+
+_PIXEL = 3
+"""Bytes that pillow holds for each pixel of each frame until the file is written."""
 
 _MARGIN = 0.3
 _LABELS = 0.45
@@ -94,6 +98,8 @@ def animate(
         If A is no convolution, or the channels are not integers.
     ValueError
         If the suffix or `transpose` is another, `fps` is not positive, or `arithmetic` cannot draw A.
+    MemoryError
+        If the frames do not fit in this machine's memory; raised before one is drawn.
     RuntimeError
         If an MP4 is asked for and there is no ffmpeg.
 
@@ -121,7 +127,15 @@ def animate(
         raise ValueError(f"fps={fps!r} must be positive")
     write = _WRITERS[path.suffix.lower()](fps)
     operator, scene, steps = plan(A, transpose, channels)
-    frames = _frames(scene, steps, [operator, operator.T] if transpose == "side-by-side" else [operator], dpi)
+    operators = [operator, operator.T] if transpose == "side-by-side" else [operator]
+    if path.suffix.lower() in _WHOLE:
+        width, height = (round(inches * dpi) for inches in _size(scene, operators))
+        check_bytes(
+            f"dpi={dpi!r}: an animation of {len(steps)} frames of {width} x {height} pixels",
+            _PIXEL * len(steps) * width * height,
+            "choose a smaller dpi, a smaller input_size, or an .mp4, which is written frame by frame",
+        )
+    frames = _frames(scene, steps, operators, dpi)
     path.parent.mkdir(parents=True, exist_ok=True)
     write(_counted(frames, len(steps), progress), path)
     return path
@@ -151,9 +165,8 @@ def _frames(scene: Scene, steps: list[Step], operators: list[Any], dpi: float) -
     except ImportError as error:
         raise missing_extra("an animation", error) from error
 
-    above = fit(scene, _WIDEST, _HIGHEST)
-    boxes = _boxes([operator.shape for operator in operators])
-    width, height = max(above.width, boxes.width), above.height + boxes.height
+    above, boxes = fit(scene, _WIDEST, _HIGHEST), _boxes([operator.shape for operator in operators])
+    width, height = _size(scene, operators)
     figure = new_figure(width, height)
     figure.set_dpi(dpi)
     stage = Stage.set(figure, scene, above, ((width - above.width) / 2, boxes.height))
@@ -179,6 +192,12 @@ def _frames(scene: Scene, steps: list[Step], operators: list[Any], dpi: float) -
             (artist.axes or figure).draw_artist(artist)
             artist.remove()
         yield np.array(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _size(scene: Scene, operators: list[Any]) -> tuple[float, float]:
+    """Inches of the figure: the arithmetic above the matrices."""
+    above, boxes = fit(scene, _WIDEST, _HIGHEST), _boxes([operator.shape for operator in operators])
+    return max(above.width, boxes.width), above.height + boxes.height
 
 
 def _numbered(axes: list[Axes], operators: list[Any]) -> list[tuple[int, tuple[Axes, Any]]]:
@@ -296,3 +315,6 @@ _WRITERS: dict[str, Callable[[float], Writer]] = {
     ".mp4": lambda fps: _ffmpeg(fps, "mp4"),
 }
 """Suffix -> frames per second -> what writes the frames to a file."""
+
+_WHOLE = (".gif", ".png", ".apng")
+"""Suffixes of files of which all frames are held in memory."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from convmat.plot.style import missing_extra, new_figure
+from convmat.plot.style import cell_points, fit, missing_extra, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,6 +147,7 @@ def image_pair(
         ax.imshow(np.asarray(image), cmap="gray", vmin=low, vmax=high, interpolation="nearest")
         ax.set_title(name, fontsize=11)
         ax.set_axis_off()
+        fit(ax.title, figure.bbox.width / across)
     if title:
         figure.suptitle(title, fontsize=14)
     if caption:
@@ -192,10 +193,12 @@ def cells(
     ax.tick_params(length=0)
     ax.spines[:].set_color("0.8")
     darkest, brightest = image.get_clim()
-    for row, column in np.argwhere(values):
-        value = values[row, column]
-        colour = "white" if value < darkest + 0.55 * (brightest - darkest) else "black"
-        ax.text(column, row, f"{value:.{digits}g}", ha="center", va="center", color=colour)
+    written = {(row, column): f"{values[row, column]:.{digits}g}" for row, column in np.argwhere(values)}
+    longest = max(map(len, written.values()), default=1)
+    size = min(10, 1.5 * cell_points(ax, values.shape) / longest)  # a digit is about 0.6 times as wide as high
+    for (row, column), text in written.items():
+        colour = "white" if values[row, column] < darkest + 0.55 * (brightest - darkest) else "black"
+        ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     if title:
         ax.set_title(title, fontsize=11)
     return image

@@ -82,6 +82,18 @@ class _Line:
         return start + self.axis.lo - (self.axis.span - 1), stop + self.axis.lo
 
     @property
+    def filled(self) -> int:
+        """Size of the input of the transpose with zeros between its samples."""
+        return self.axis.stride * (self.axis.output - 1) + 1
+
+    @property
+    def cells(self) -> int:
+        """Cells along the axis, of the larger of the two grids."""
+        first, last = self.extended
+        other = max(self.filled, self.reached[1]) - self.start if self.transposed else self.axis.output
+        return max(last - first, other)
+
+    @property
     def start(self) -> int:
         """Position of the first cell of the input grid."""
         return min(0, self.reached[0]) if self.transposed else self.extended[0]
@@ -98,9 +110,8 @@ class _Line:
     def zero_filled(self) -> tuple[Index, Index]:
         """Samples and kinds of the input of the transpose, with zeros between its samples and around them."""
         a, (first, last) = self.axis, self.reached
-        length = a.stride * (a.output - 1) + 1
-        place = np.arange(self.start, max(length, last))
-        within = (place >= 0) & (place < length)
+        place = np.arange(self.start, max(self.filled, last))
+        within = (place >= 0) & (place < self.filled)
         samples = np.where(within & (place % a.stride == 0), place // a.stride, ZERO)
         kinds = np.where(samples != ZERO, SAMPLE, np.where(within, HOLE, BORDER))
         return samples, np.where((place >= first) & (place < last), kinds, CROPPED)
@@ -158,14 +169,14 @@ class Scene:
         out, inside = _channels(layer, channels)
         axes = (Axis(1, 1), *geometry.axes)[-2:]
         lines = (_Line(axes[0], layer.transposed), _Line(axes[1], layer.transposed))
-        long, short = _grid([line.long_side() for line in lines]), _grid([line.short_side() for line in lines])
-        grids = (_grid([line.zero_filled() for line in lines]), long) if layer.transposed else (long, short)
-        largest = max(*grids[0].shape, *grids[1].shape)
+        largest = max(line.cells for line in lines)
         if largest > MOST_CELLS:
             raise ValueError(
                 f"A has a grid of {largest} cells, with its padding: at most {MOST_CELLS} can be drawn; its arithmetic "
                 f"is the same on a smaller input"
             )
+        long, short = _grid([line.long_side() for line in lines]), _grid([line.short_side() for line in lines])
+        grids = (_grid([line.zero_filled() for line in lines]), long) if layer.transposed else (long, short)
         o, c = (inside, out) if layer.transposed else (out, inside)
         kernel = geometry.kernel(layer.weight)[o, c % (geometry.in_channels // geometry.groups)]
         taps = layer.taps().reshape(axes[0].taps, axes[1].taps)

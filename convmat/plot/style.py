@@ -6,6 +6,7 @@ tell both apart. Background and text are those of matplotlib's style when the pi
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
+    from matplotlib.text import Text
 
 Colour = tuple[float, float, float]
 
@@ -30,6 +33,9 @@ SUM = "#CC79A7"
 
 _LETTERS = string.ascii_lowercase + string.ascii_uppercase
 _BRIGHTEST_WITH_WHITE_TEXT = 0.45
+
+SMALLEST_TEXT = 6.0
+"""Points below which a line that is too long is left so."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,49 @@ def axes_of(ax: Axes | None, width: float, height: float) -> Axes:
 def figure_of(ax: Axes) -> Figure:
     """The figure on which axes are, also where a subfigure is between them."""
     return root(ax.figure)
+
+
+def scale(image: AxesImage, label: str = "") -> None:
+    """The integers that the colours stand for: right of an image, no higher than it, so that its title has room."""
+    ax = image.axes
+    bar = figure_of(ax).colorbar(image, cax=ax.inset_axes((1.04, 0.1, 0.05, 0.8)), label=label)
+    bar.ax.locator_params(axis="y", integer=True)
+    fit_beside(ax, bar.ax.yaxis.label)
+
+
+def fit_beside(ax: Axes, *texts: Text) -> None:
+    """Fit texts to the side of the place of the axes along which they run.
+
+    Axes with square cells may fill a part of their place.
+    """
+    place, whole = ax.get_position(original=True), ax.figure.bbox
+    for text in texts:
+        fit(text, place.height * whole.height if text.get_rotation() else place.width * whole.width)
+
+
+def fit(text: Text, side: float) -> None:
+    """Break a text after colons and commas, and draw it smaller, until no line is longer than so many pixels."""
+    lines: list[str] = []
+    for part in re.split(r"(?<=[:,]) ", text.get_text()):
+        joined = " ".join([*lines[-1:], part])
+        lines[-1:] = [joined] if not lines or _length(text, joined) <= side else [*lines[-1:], part]
+    longest = max(_length(text, line) for line in lines)
+    text.set_text("\n".join(lines))
+    if longest > side:
+        text.set_fontsize(max(SMALLEST_TEXT, float(text.get_fontsize()) * side / longest))
+
+
+def _length(text: Text, line: str) -> float:
+    """Pixels along a line, if the text were that line."""
+    text.set_text(line)
+    return float(max(text.get_window_extent().size))
+
+
+def cell_points(ax: Axes, shape: tuple[int, ...]) -> float:
+    """The side of a square cell in points, if axes show so many rows and columns."""
+    place, whole = ax.get_position(), ax.figure.bbox
+    pixels = min(place.height * whole.height / shape[0], place.width * whole.width / shape[1])
+    return float(72 * pixels / figure_of(ax).dpi)
 
 
 def root(figure: Figure | SubFigure) -> Figure:
