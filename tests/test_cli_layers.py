@@ -107,3 +107,29 @@ def test_a_model_without_convolutions(tmp_path):
     path = model(tmp_path / "m.onnx", {}, [helper.make_node("Relu", ["x"], ["y"])], (4, 4))
     assert json.loads(cli.run("layers", path, "--json")) == []
     assert cli.run("layers", path).splitlines()[-1].startswith("0 layers, 0 stored entries")
+
+
+WEIGHTS = {"W": np.ones((1, 3, 1, 1))}
+RED = "\x1b[31mred\x07\u202e\n"
+
+
+def test_names_are_printed_without_what_a_terminal_obeys(tmp_path):
+    path = model(tmp_path / "m.onnx", WEIGHTS, [helper.make_node("Conv", ["x", "W"], ["y"], name=RED)], (4, 4))
+    for options in ([], ["--json"]):
+        assert cli.run("layers", path, "--no-norms", *options).replace("\n", "").isprintable()
+    assert r"\x1b[31m" in cli.run("layers", path, "--no-norms")
+    assert json.loads(cli.run("layers", path, "--json"))[0]["name"] == RED
+
+
+def test_names_that_the_output_cannot_encode_are_escaped(tmp_path):
+    path = model(tmp_path / "m.onnx", WEIGHTS, [helper.make_node("Conv", ["x", "W"], ["y"], name="größe")], (4, 4))
+    assert cli.run("layers", path, "--no-norms", encoding="ascii").splitlines()[2].startswith(r"gr\xf6\xdfe")
+    assert cli.run("layers", path, "--no-norms").splitlines()[2].startswith("größe")
+
+
+def test_a_broken_model_exits_with_2_and_a_printable_line(tmp_path):
+    nodes = [helper.make_node("Conv", ["x", "W"], ["y"], name=RED, strides=3)]
+    status, message = cli.fail("layers", model(tmp_path / "m.onnx", WEIGHTS, nodes, (4, 4)))
+    assert status == 2
+    assert "strides=3 is of type INT" in message
+    assert message.rstrip("\n").isprintable()

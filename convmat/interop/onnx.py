@@ -138,8 +138,11 @@ def from_onnx(
         If `model` is no ONNX model; if `input_shapes` does not fit its inputs; if the size of an image is not fixed
         (the message says which axes of which tensor, and what to pass); if a weight or bias is computed when the model
         runs, or is in a file that cannot be read; if the model has quantised convolutions (``QLinearConv``,
-        ``ConvInteger``), which round and so are not linear, or fused ones that a runtime has written; if an
-        attribute breaks the rules of the standard.
+        ``ConvInteger``), which round and so are not linear, or fused ones that a runtime has written; if a node
+        breaks the rules of the standard (the message names it and the field); if the model asks for more than the
+        limits below. Names of the model are shown without control characters.
+    MemoryError
+        If onnx needs more memory than there is.
     OSError
         If the file of the model cannot be read.
 
@@ -156,6 +159,10 @@ def from_onnx(
 
     Image sizes are those of ONNX shape inference, also where the model computes them from the shapes of its tensors.
     The batch may have any size. ``DeformConv`` and other operators are passed over.
+
+    Models from strangers are refused before they cost much: all constants that are computed may have 256 MiB, and 16
+    bytes for each byte of the tensors of the model, together; functions may become 65,536 nodes and 256 MiB where they
+    are called; ``Expand`` may make 1,024 axes; sizes may depend on computed sizes 256 times in a row.
 
     Padding, per axis, for span = d (K - 1) + 1 and input size n:
 

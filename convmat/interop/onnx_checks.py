@@ -145,11 +145,15 @@ def check_node(node: NodeProto, opsets: Mapping[str, int]) -> None:
     context.ir_version, context.opset_imports = 10, dict.fromkeys(STANDARD, version)
     with reading(lambda: f"{title(node)} breaks the rules of the standard"):
         checker.check_node(bare, context)
+    ranges = _UNCHECKED | {("Split", "num_outputs"): range(len(node.output), len(node.output) + 1)}
     for attribute in node.attribute:
-        allowed = _UNCHECKED.get((node.op_type, attribute.name))
+        allowed = ranges.get((node.op_type, attribute.name))
         if allowed and attribute.i not in allowed:
-            raise ValueError(f"{title(node)}: {attribute.name} must be in {allowed.start}..{allowed.stop - 1}")
+            raise ValueError(
+                f"{title(node)} breaks the rules of the standard: {attribute.name} must be in "
+                f"{allowed.start}..{allowed.stop - 1}"
+            )
 
 
-_UNCHECKED = {("GatherND", "batch_dims"): range(2**10), ("Split", "num_outputs"): range(1, 2**16)}
-"""Operator and attribute -> the values with which shape inference stays in its memory; it does not ask."""
+_UNCHECKED = {("GatherND", "batch_dims"): range(2**10), ("LayerNormalization", "axis"): range(-(2**10), 2**10)}
+"""Operator and attribute -> the values with which shape inference stays in its memory, and ends; it does not ask."""

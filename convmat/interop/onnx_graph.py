@@ -129,6 +129,11 @@ class Place:
         """The name of the node, or of its first output, behind the path of the graphs that it is in."""
         return self.prefix + str(self.node.name or next(filter(None, self.node.output), self.node.op_type))
 
+    def length(self, index: int) -> int:
+        """The entries of an input of one axis, as far as they are known."""
+        shape = self.scope.shape(self.node.input[index]) if index < len(self.node.input) else None
+        return shape[0] or 0 if shape is not None and len(shape) == 1 else 0
+
 
 def walk(graph: GraphProto) -> Iterator[Place]:
     """Every node of a graph, and of the graphs in its nodes, in their order."""

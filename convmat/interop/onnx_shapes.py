@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.onnx_checks import STANDARD, check_node, printable, reading
+from convmat.interop.onnx_checks import STANDARD, check_node, printable, reading, title
 from convmat.interop.onnx_constants import Constants, NotConstantError
 from convmat.interop.onnx_graph import Place, Scope, Shape, declared, walk
 
@@ -33,8 +33,16 @@ SIZES = (
 )
 """The operators by which models compute sizes from shapes."""
 
-FOLLOWED = 2**20
-"""Numbers in all the tensors that sizes may be computed from. ONNX makes a message of each of them."""
+FOLLOWING = ("MeanVarianceNormalization", "Reshape", "Shape", "Size", *SIZES)
+"""The operators through which inference follows the entries of a tensor of one axis."""
+
+FOLLOWED, AXES = 2**20, 2**10
+"""How many entries it may follow, all operators together, and how many axes a tensor may be expanded to: it makes a
+message of each.
+"""
+
+ROUNDS = 2**8
+"""How often sizes may be computed from shapes that depend on such sizes."""
 
 
 def inputs(graph: GraphProto) -> dict[str, ValueInfoProto]:
@@ -94,18 +102,22 @@ def infer(proto: ModelProto, constants: Constants) -> ModelProto:
     graph = proto.graph
     for place in walk(graph):
         check_node(place.node, constants.opsets)
-    while True:
+    _check_ranks(proto)
+    for _ in range(ROUNDS):
         inferred = _inferred(proto, partly_known=False)
-        sizes = _sizes_computed(inferred.graph, constants)
-        if not sizes and _followed(inferred.graph) <= FOLLOWED:
+        if _followed(inferred.graph) <= FOLLOWED:
             inferred = _inferred(inferred, partly_known=True)
-            sizes = _sizes_computed(inferred.graph, constants)
+        sizes = _sizes_computed(inferred.graph, constants)
         if not sizes:
             return inferred
         kept = [node for node in graph.node if not any(name in sizes for name in node.output)]
         del graph.node[:]
         graph.node.extend(kept)
         graph.initializer.extend(from_array(array, name) for name, array in sizes.items())
+    raise ValueError(
+        f"model computes sizes from shapes that depend on such sizes, more than {ROUNDS} times in a row: write the "
+        f"shapes into the value_info of the model"
+    )
 
 
 def _inferred(proto: ModelProto, *, partly_known: bool) -> ModelProto:
@@ -115,14 +127,29 @@ def _inferred(proto: ModelProto, *, partly_known: bool) -> ModelProto:
         return infer_shapes(proto, strict_mode=True, data_prop=partly_known)
 
 
+def _check_ranks(proto: ModelProto) -> None:
+    """Raise if a tensor is expanded to far too many axes, by what inference finds without expanding any."""
+    from onnx import ModelProto
+    from onnx.helper import make_opsetid
+
+    def expanding(graph: GraphProto) -> Iterator[Place]:
+        return (place for place in walk(graph) if place.node.op_type == "Expand")
+
+    if not any(expanding(proto.graph)):
+        return
+    hidden = ModelProto()
+    hidden.CopyFrom(proto)
+    hidden.opset_import.append(make_opsetid("convmat.hidden", 1))
+    for place in expanding(hidden.graph):
+        place.node.domain = "convmat.hidden"
+    for place in expanding(_inferred(hidden, partly_known=False).graph):
+        if place.length(1) > AXES:
+            raise ValueError(f"{title(place.node)} makes a tensor of {place.length(1)} axes: at most {AXES} are read")
+
+
 def _followed(graph: GraphProto) -> int:
-    shapes = (
-        place.scope.shape(name)
-        for place in walk(graph)
-        if place.node.op_type in SIZES and place.node.domain in STANDARD
-        for name in place.node.input
-    )
-    return sum(shape[0] or 0 for shape in shapes if shape is not None and len(shape) == 1)
+    places = (place for place in walk(graph) if place.node.op_type in FOLLOWING)
+    return sum(place.length(i) for place in places for i in range(len(place.node.input)))
 
 
 def _sizes_computed(graph: GraphProto, constants: Constants) -> dict[str, NDArray[Any]]:

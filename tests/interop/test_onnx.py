@@ -878,6 +878,21 @@ def concatenated(times, depth):
     return resized_by(*nodes)
 
 
+def sizes_in_a_row(times):
+    """An image that is reshaped so many times, each time by a division of its shape."""
+    nodes = []
+    for a, b in itertools.pairwise(["x", *(f"h{i}" for i in range(1, times)), "h"]):
+        nodes += [
+            helper.make_node("Shape", [a], [f"s {b}"]),
+            helper.make_node("Div", [f"s {b}", "one"], [f"d {b}"]),
+            helper.make_node("Reshape", [a, f"d {b}"], [b]),
+        ]
+    return conv_of(*nodes, constants={"one": np.array([1])})
+
+
+LONG_SHAPE = value("n", (2**40,), TensorProto.INT64)
+ZEROS = np.zeros((1, 1), np.int64)
+
 NOT_STANDARD = "breaks the rules of the standard: "
 TOO_LONG = r"numbers: all constants that are computed may have 268435456 bytes"
 
@@ -949,6 +964,26 @@ BROKEN = {
     "functions of 2^90 nodes": (nested_functions(2, 90), r"functions that become \d{28} nodes and \d+ bytes"),
     "Concat of 8^9 numbers": (concatenated(8, 9), rf"Concat 'to s\d?' \(axis=0\), which computes \d+ {TOO_LONG}"),
     "Concat of 2^90 numbers": (concatenated(2, 90), r"Concat\W.*to s\d\d"),
+    "the numbers of an input of 2^40": (
+        conv_of(helper.make_node("Expand", ["x", "n"], ["h"], "maker"), inputs={"x": X}, more=[LONG_SHAPE]),
+        f"Expand 'maker' makes a tensor of {2**40} axes: at most 1024 are read",
+    ),
+    "batch axes below 0": (
+        conv_of(helper.make_node("GatherND", ["x", "i"], ["h"], "maker", batch_dims=-99), constants={"i": ZEROS}),
+        rf"GatherND 'maker' \(batch_dims=-99\) {NOT_STANDARD}batch_dims must be in 0",
+    ),
+    "more outputs than parts": (
+        conv_of(helper.make_node("Split", ["x"], ["h", "k"], "maker", axis=1, num_outputs=1)),
+        rf"Split 'maker' \(axis=1, num_outputs=1\) {NOT_STANDARD}num_outputs must be in 2..2",
+    ),
+    "an axis of 2^31": (
+        conv_of(helper.make_node("LayerNormalization", ["x", "W", "W"], ["h", "k"], "maker", axis=2**31)),
+        rf"LayerNormalization 'maker' \(axis={2**31}\) {NOT_STANDARD}axis must be in -1024..1023",
+    ),
+    "text that has no tensor": (
+        conv_of(helper.make_node("RegexFullMatch", [""], ["h"], "maker")),
+        f"RegexFullMatch 'maker' {NOT_STANDARD}.*input 0",
+    ),
     "ConstantOfShape of 6 GB": (
         made_by("ConstantOfShape", "shape", shape=(1, 3, 2**15, 15000)),
         rf"Conv 'node': its weight 'W' is made by ConstantOfShape 'maker', which computes 1474560000 {TOO_LONG}",
@@ -992,6 +1027,54 @@ def test_a_weight_behind_900_nodes_is_read():
     np.testing.assert_array_equal(layer.operator.weight, WEIGHT)
     x = integers((1, 3, 8, 8), 3)
     close(layer.apply(x), runtime(proto, {"x": x})[0])
+
+
+def test_sizes_that_depend_on_sizes_are_followed():
+    assert from_onnx(sizes_in_a_row(5))["node"].operator.input_shape == X[1:]
+
+
+def test_sizes_that_depend_on_too_many_sizes_are_refused(monkeypatch):
+    monkeypatch.setattr("convmat.interop.onnx_shapes.ROUNDS", 5)
+    with pytest.raises(ValueError, match="sizes from shapes that depend on such sizes, more than 5 times in a row"):
+        from_onnx(sizes_in_a_row(5))
+
+
+@pytest.mark.parametrize("operator", ["Cast", "Concat", "MeanVarianceNormalization", "Size", "Unsqueeze"])
+def test_the_numbers_of_a_long_tensor_are_not_followed_one_by_one(operator):
+    """Inference would make a message of each of them."""
+    inputs, attributes = {
+        "Cast": (["n"], {"to": TensorProto.FLOAT}),
+        "Concat": (["n", "n"], {"axis": 0}),
+        "Unsqueeze": (["n", "axes"], {}),
+        "MeanVarianceNormalization": (["n"], {"axes": [0]}),
+    }.get(operator, (["n"], {}))
+    kind = TensorProto.FLOAT if operator == "MeanVarianceNormalization" else TensorProto.INT64
+    node = helper.make_node(operator, inputs, ["other"], **attributes)
+    proto = conv_of(node, constants={"axes": np.array([0])}, more=[value("n", (2**40,), kind)])
+    assert from_onnx(proto)["node"].operator.input_shape == X[1:]
+
+
+def test_a_bias_is_spread_over_the_image_only_when_it_is_asked_for():
+    proto = single("Conv", (1, 3, 2**20, 2**20), WEIGHT, integers((4,), 1))
+    layer = from_onnx(proto)["node"]
+    np.testing.assert_array_equal(layer.bias, integers((4,), 1))
+    assert not layer.bias.flags.writeable
+
+
+def test_many_layers_of_one_name_are_told_apart():
+    nodes = [helper.make_node("Conv", ["x", "W"], [f"y{i}"], "same") for i in range(500)]
+    layers = from_onnx(model(nodes, {"x": X}, [], {"W": WEIGHT}))
+    assert list(layers) == ["same", *(f"same#{i}" for i in range(2, 501))]
+
+
+def test_both_names_of_the_standard_name_it():
+    proto = made_by("DequantizeLinear", "V", "one", "zero", axis=0)
+    proto.graph.initializer.extend([
+        numpy_helper.from_array(np.ones(4, np.float32), "one"), numpy_helper.from_array(np.zeros(4, np.int8), "zero"),
+    ])  # fmt: skip
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(CODES, "V"))
+    proto.opset_import[0].domain = "ai.onnx"
+    np.testing.assert_array_equal(from_onnx(proto)["node"].operator.weight, CODES)
 
 
 def test_all_computed_constants_have_one_limit():
