@@ -89,7 +89,8 @@ def check_functions(proto: ModelProto) -> None:
         sizes[key] = (len(called), body.ByteSize()) if isinstance(body, FunctionProto) else (0, 0)
 
     totals: dict[Any, tuple[int, int]] = {}
-    waiting, begun = [None], set()
+    waiting: list[Any] = [None]
+    begun: set[Any] = set()
     while waiting:
         key = waiting[-1]
         missing = [called for called in calls[key] if called not in totals]
