@@ -34,7 +34,7 @@ def run(*arguments, **environment):
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True, text=True, encoding="utf-8", env=variables | {"PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.DEVNULL, timeout=120,
+        stdin=subprocess.DEVNULL, timeout=600,
     )  # fmt: skip
 
 

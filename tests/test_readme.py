@@ -65,7 +65,7 @@ def test_the_block_of_the_interchange_runs(tmp_path, monkeypatch):
 def test_demo_prints_its_figures_and_saves_its_picture(tmp_path):
     result = subprocess.run(
         [sys.executable, "-W", "error", "-m", "convmat", "demo", "--out", str(tmp_path / "new" / "folder")],
-        capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=120,
+        capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=600,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
