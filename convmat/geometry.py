@@ -26,6 +26,9 @@ _LARGEST = 2**62
 
 _CROP_HINT = "; only a (lo, hi) pair may be negative, and crops"
 
+_MOST_WORK = 2**22
+"""Reads that `print` looks at, for the samples that no output reads."""
+
 DTYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.complex64, np.complex128))
 
 
@@ -134,14 +137,16 @@ class Geometry:
         groups = f", groups {self.groups}" if self.groups > 1 else ""
         padding = " x ".join(str(p) for p in self.padding)
         sharing = " x ".join(str(a) if a == b else f"{a}..{b}" for a, b in self.sharing)
-        unread = [never_read(axis, 6) for axis in axes]
+        counted = all(_unread_work(axis) <= _MOST_WORK for axis in axes)
+        unread = [never_read(axis, 6) for axis in axes] if counted else []
+        samples = ", ".join(f"axis {a}: {_span(*u)}" for a, u in enumerate(unread) if u[0]) or "nothing"
         lines = [
             ("convolution", f"{channels}kernel {_x(self.kernel_size)}{' (flipped)' if self.flip else ''}, stride "
                             f"{_x(self.stride)}, dilation {_x(self.dilation)}{groups}"),
             ("padding", f"{self.asked}, mode {self.padding_mode}: (lo, hi) = {padding}"),
             ("input", f"{_x(self.input_size)}"),
             ("output", f"{_x(self.output_size)}"),
-            ("never read", ", ".join(f"axis {a}: {_span(*u)}" for a, u in enumerate(unread) if u[0]) or "nothing"),
+            ("never read", samples if counted else "not counted: too many reads to look at"),
             ("same output", f"from every input size {sharing}"),
             ("matrix", f"{self.shape[0]} x {self.shape[1]}, {self.nnz} stored entries"),
         ]  # fmt: skip
@@ -530,6 +535,11 @@ def _x(sizes: Iterable[int]) -> str:
 
 def _batch(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(["...", *map(str, shape)]) + ")"
+
+
+def _unread_work(axis: Axis) -> int:
+    """Reads to look at for the samples that no output reads, about: those near the border, and of one period."""
+    return axis.taps * (2 * axis.span + axis.stride + max(0, axis.lo) + max(0, axis.hi))
 
 
 def _span(count: int, samples: list[int]) -> str:

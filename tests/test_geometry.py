@@ -312,3 +312,10 @@ def test_print_of_every_transposed_geometry_is_about_its_own_sizes(case):
     assert line(B.geometry, "output") == " x ".join(map(str, inputs))
     for sizes, n in zip(ranges(line(B.geometry, "same output")), outputs, strict=True):
         assert n in sizes
+
+
+@pytest.mark.parametrize(("taps", "options"), [(5, {"dilation": 2**28}), (2**16, {}), (3, {"stride": 2**30})])
+def test_print_looks_for_unread_samples_only_where_that_is_little_work(taps, options):
+    A = Conv1d(np.ones(taps), 2**40, **options)
+    assert "never read   not counted: too many reads to look at" in str(A.geometry)
+    assert "never read   nothing" in str(Conv1d(np.ones(3), 9, padding=2**10).geometry)
