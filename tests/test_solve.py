@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import cg, lsqr
 
 import convmat.inverses.schwarz
+import convmat.plot
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Pad, check_adjoint
 from convmat.inverses import INVERSES, UnsupportedError
 from convmat.inverses.cg import conjugate_gradients
@@ -564,3 +565,67 @@ def test_kinds_that_do_not_exist():
     for kind in ("kronecker", "dct"):
         with pytest.raises(UnsupportedError):
             INVERSES[kind](_problem(B, 0.1, None))
+
+
+# ---------------------------------------------------------------------------------------------- what converged means
+
+
+def disk(size):
+    grid = np.hypot(*np.ogrid[-(size // 2) : size // 2 + 1, -(size // 2) : size // 2 + 1])
+    return (grid <= size // 2) / (grid <= size // 2).sum()
+
+
+def skewed(size):
+    """A Gaussian that no product of lines is."""
+    weight = np.multiply.outer(gaussian(size, 1.6), gaussian(size, 1.6))
+    weight *= 1 + 0.3 * np.sin(np.add.outer(np.arange(size), 0.4 * np.arange(size)))
+    return weight / weight.sum()
+
+
+@functools.cache
+def blurred_photo(name, mode, damp):
+    """An operator, its data, its normal matrix, and the solution."""
+    photo = convmat.plot.photo(256)[100:136, 80:116]
+    weight = {"motion": np.eye(9) / 9, "defocus": disk(9), "gaussian": skewed(9)}[name]
+    A = Conv2d(weight, photo.shape, padding=4, padding_mode=mode)
+    y = A.apply(photo) + 1e-3 * np.random.default_rng(0).standard_normal(photo.shape)
+    dense = A.toarray()
+    matrix = dense.T @ dense + damp**2 * np.eye(len(dense))
+    return A, y, matrix, np.linalg.solve(matrix, dense.T @ y.ravel())
+
+
+@pytest.mark.parametrize("damp", [0.02, 0.003])
+@pytest.mark.parametrize("mode", ["reflect", "zeros", "replicate"])
+@pytest.mark.parametrize("name", ["motion", "defocus", "gaussian"])
+def test_what_has_converged_is_close_and_no_worse_than_plain_conjugate_gradients(name, mode, damp):
+    A, y, matrix, expected = blurred_photo(name, mode, damp)
+    for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-8):
+        x, info = tikhonov(A, y, damp, rtol=rtol)
+        error = x.ravel() - expected
+        plain, _ = cg(matrix, A.T @ y.ravel(), rtol=rtol)
+        assert info.converged
+        assert np.linalg.norm(error) <= np.linalg.norm(plain - expected)
+        assert error @ matrix @ error <= (2 * rtol) ** 2 * (expected @ matrix @ expected)  # an estimate: within 2
+        assert max(info.relative_residual, info.relative_error) <= rtol
+
+
+def test_a_photo_that_moved_is_no_worse_than_plain_conjugate_gradients_leave_it():
+    photo = convmat.plot.photo(256)
+    A = Conv2d(np.eye(9) / 9, photo.shape, padding=4, padding_mode="reflect")
+    y = A.apply(photo)
+    expected, info = tikhonov(A, y, 0.02, rtol=1e-10)
+    right = (A.T @ y.ravel()).reshape(photo.shape)
+    residual = A.T.apply(A.apply(expected)) + 0.02**2 * expected - right
+    assert np.linalg.norm(residual) <= 1e-9 * np.linalg.norm(right)  # which bounds the error by 2.5e-6, relative
+    x, info = tikhonov(A, y, 0.02, rtol=1e-2)
+    plain, _ = cg(normal(A, 0.02), right.ravel(), rtol=1e-2)
+    assert info.converged
+    assert np.linalg.norm(x - expected) <= np.linalg.norm(plain - expected.ravel()) <= 0.2 * np.linalg.norm(expected)
+
+
+def test_tiny_data_are_not_taken_for_none():
+    A = Conv2d(skewed(5), (8, 8), padding=2, padding_mode="reflect")
+    y = np.random.default_rng(0).standard_normal((8, 8))
+    x, info = tikhonov(A, 1e-165 * y, 0.1)
+    assert info.converged
+    np.testing.assert_allclose(x.ravel() * 1e165, dense_solution(A, y, 0.1)[0], rtol=1e-8)
