@@ -5,6 +5,7 @@ Each group of the kernel is near 1 (`spectrum.scaled_kernel`); the singular valu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.matrix import check_bytes
 from convmat.scale import times_power
 from convmat.spectrum import each_piece, outer
 from convmat.symbol import multiplicity, symbol
@@ -97,10 +99,17 @@ class PeriodicBases:
 
     @classmethod
     def of(cls, geometry: Geometry, kernel: NDArray[Any], exponents: NDArray[np.int64]) -> PeriodicBases:
-        polynomial, half = symbol(geometry, kernel, every_phase=True), kernel.dtype.kind != "c"
-        sizes, (groups, rows, cols) = geometry.output_size, polynomial.block
-        counts = multiplicity(sizes, half=half).shape
-        rank, dtype = min(rows, cols), np.result_type(kernel, np.complex64)
+        dtype, half, sizes = np.result_type(kernel, np.complex64), kernel.dtype.kind != "c", geometry.output_size
+        outs, ins = len(kernel) // geometry.groups, kernel.shape[1] * math.prod(geometry.stride)
+        entries = geometry.groups * math.prod(sizes) * min(outs, ins) * (outs + ins)
+        check_bytes(
+            "the singular vectors of A, block by block,",
+            entries * dtype.itemsize // (2 if half else 1),
+            "singular_values(A) takes less, scipy.sparse.linalg.svds(A, k) computes a few",
+        )
+        polynomial = symbol(geometry, kernel, every_phase=True)
+        groups, rows, cols = polynomial.block
+        counts, rank = multiplicity(sizes, half=half).shape, min(rows, cols)
         u = np.empty((*counts, groups, rows, rank), dtype=dtype)
         sigma = np.empty((*counts, groups, rank, 1))
         vh = np.empty((*counts, groups, rank, cols), dtype=dtype)

@@ -16,7 +16,7 @@ from convmat.geometry import result_dtype
 from convmat.operators import Convolution, ConvTranspose
 from convmat.products.threads import blas_on_one_thread
 from convmat.scale import as_dtype, as_float, times_power
-from convmat.spectrum import convolution, dense_groups, descending, is_periodic, kronecker, scaled_kernel
+from convmat.spectrum import check_values, convolution, dense_groups, descending, is_periodic, kronecker, scaled_kernel
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -62,6 +62,7 @@ def svd(A: Convolution) -> SVD:
     True
     """
     conv = convolution(A)
+    check_values(A.shape)
     geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
     bases: Bases
     if is_periodic(geometry):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry, as_weight
+from convmat.matrix import check_bytes
 from convmat.operators import Convolution
 from convmat.products import Products
 from convmat.products.threads import blas_on_one_thread
@@ -56,6 +57,8 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
         If A is not one of these operators.
     ValueError
         If rtol is not positive, or the weight is not finite.
+    MemoryError
+        If a dozen images of the size of the input do not fit: the lower bound is measured by products A x.
 
     See Also
     --------
@@ -133,6 +136,7 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
         return 0.0, 0.0
     exact = exact_bounds(geometry, kernel, float(np.finfo(stored_kernel.dtype).eps))
     if exact is None:
+        _check_images(geometry, kernel.itemsize)
         torus = torus_bound(geometry, kernel, rtol)
         products = Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked)
         lower = lower_bound(geometry, kernel, products, torus, rtol)
@@ -141,6 +145,17 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
             upper = min([upper, *schur_bounds(geometry, kernel, (1 + rtol) * lower)])
         exact = lower, upper
     return _outwards(*exact, int(powers.item()))
+
+
+def _check_images(geometry: Geometry, itemsize: int) -> None:
+    """Refuse images that do not fit: the Lanczos vectors, the data of some products, the table of an axis."""
+    rows, cols = geometry.shape
+    tables = max(axis.output * axis.taps for axis in geometry.axes)
+    check_bytes(
+        f"norm_bounds of {rows} x {cols}, by some products A x,",
+        itemsize * ((_BASIS + 3) * cols + 3 * rows) + 4 * 8 * tables,
+        "take a smaller input; with zero padding, that norm is below the norm of A, and near it",
+    )
 
 
 def _outwards(lower: float, upper: float, exponent: int) -> tuple[float, float]:

@@ -28,6 +28,8 @@ ROUNDING = 8
 DENSE_LIMIT = 2**22
 """Entries of a dense matrix (of one group, or of one Kronecker factor) up to which its SVD is taken."""
 
+_INSTEAD = "norm_bounds(A) encloses the largest, scipy.sparse.linalg.svds(A, k) computes a few"
+
 
 @blas_on_one_thread()
 def singular_values(A: Convolution) -> NDArray[Any]:
@@ -103,6 +105,7 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     True
     """
     conv = convolution(A)
+    check_values(A.shape)
     geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
     if is_periodic(geometry):
         found = _periodic_values(geometry, kernel)
@@ -111,6 +114,17 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     else:
         found = np.stack([_dense_values(dense) for dense in dense_groups(geometry, kernel)])
     return descending(times_power(found.astype(np.float64), exponents), A)
+
+
+def check_values(shape: tuple[int, int]) -> None:
+    """Refuse what has too many singular values.
+
+    Raises
+    ------
+    MemoryError
+        If they do not fit: those of the blocks, those of the matrix, and both in order.
+    """
+    matrix.check_bytes(f"an array of all {min(shape)} singular values", 4 * 8 * min(shape), f"of them, {_INSTEAD}")
 
 
 def convolution(A: Any) -> Convolution:
@@ -196,8 +210,11 @@ def kronecker_factors(
     None if one of them has more entries than the limit.
     """
     outs, ins = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
-    if max(outs * ins, *(axis.output * axis.size for axis in geometry.axes)) > limit:
+    sizes = [outs * ins, *(axis.output * axis.size for axis in geometry.axes)]
+    if max(sizes) > limit:
         return None
+    needed = 3 * 16 * geometry.groups * sum(sizes)
+    matrix.check_bytes(f"SVDs of the axis matrices of {geometry.groups} groups", needed, f"of the values, {_INSTEAD}")
     return [
         [
             channels.reshape(outs, ins),
@@ -297,8 +314,10 @@ def dense_groups(geometry: Geometry, kernel: NDArray[Any]) -> list[NDArray[Any]]
         raise ValueError(
             f"A is neither periodic (circular padding, and input size = stride times output size on every axis) nor of "
             f"a kernel of rank one, and its dense matrix of {rows} x {cols} has more than {DENSE_LIMIT} entries: "
-            f"norm_bounds(A) encloses its largest singular value, scipy.sparse.linalg.svds(A, k) computes a few"
+            f"of its singular values, {_INSTEAD}"
         )
+    needed = 4 * geometry.groups * rows * cols * kernel.itemsize
+    matrix.check_bytes(f"SVDs of the matrices of {geometry.groups} groups", needed, f"of the values, {_INSTEAD}")
     return [group_matrix(geometry, kernel, group).toarray() for group in range(geometry.groups)]
 
 

@@ -24,6 +24,7 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.matrix import check_bytes
 from convmat.taps import Axis, Index
 
 FEW = 32
@@ -62,6 +63,11 @@ class Symbol:
 
         Half stops at f = M // 2 on the last axis: all there is to know about real weights, if every quarter is 0 or 2.
         """
+        check_bytes(
+            f"the blocks of a convolution at {' x '.join(map(str, sizes))} frequencies",
+            self._sampler_bytes(sizes),
+            "norm_bounds(A) with a larger rtol takes fewer; scipy's svds(A, k), and lsqr(A, y, damp=damp), take none",
+        )
         inner = self.taps
         for axis in range(self.ndim - 1, 0, -1):
             count = stored(sizes[axis], half and axis == self.ndim - 1)
@@ -74,6 +80,13 @@ class Symbol:
         flat = inner.reshape(len(inner), -1).astype(np.complex128, copy=False)
         first = waves(sizes[0], self.shifts[0], quarters[0], count)
         return lambda start, stop: (first[start:stop] @ flat).reshape(stop - start, *rest)
+
+    def _sampler_bytes(self, sizes: Sequence[int]) -> int:
+        """What `sampler` allocates at most at once: transforms of all axes but the first, or of all if that is long."""
+        lines, block = [len(q) for q in self.shifts], math.prod(self.block)
+        first = 0 if lines[0] > FEW else 1
+        entries = [math.prod(lines[:axis]) * math.prod(sizes[axis:]) for axis in range(first, self.ndim)]
+        return 3 * 16 * block * max(entries, default=lines[0])
 
     def at(self, angles: Sequence[float]) -> NDArray[Any]:
         """The blocks at one frequency. (G, rows, cols)"""

@@ -7,6 +7,7 @@ diagonal of A^H A in the cosines is, away from the border, the mean of |symbol|^
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scipy import fft
 
 from convmat.inverses.problem import Inverse, Problem, check_invertible
 from convmat.inverses.terms import UnsupportedError, is_forward, single_kernels
+from convmat.matrix import check_bytes
 from convmat.operators import Convolution
 
 _LIFT = 0.1
@@ -32,6 +34,11 @@ class Cosine(Inverse):
         if any(term.output_shape[-problem.ndim :] != problem.size for term in problem.terms):
             raise UnsupportedError("the result does not have the size of x")
         super().__init__(problem)
+        check_bytes(
+            "the transform of the kernel, on twice the samples of each axis,",
+            4 * 16 * 2**problem.ndim * math.prod(problem.size) + 3 * 8 * problem.unknowns,
+            "scipy's lsqr(A, y, damp=damp) needs none",
+        )
         values = np.full((problem.channels, *problem.size), problem.shift)
         for number, (term, weight) in enumerate(zip(problem.terms, problem.weights, strict=True)):
             squares = _mean_squares(problem, term)

@@ -21,7 +21,7 @@ from scipy import linalg
 
 from convmat.inverses.problem import Inverse, Problem, check_invertible
 from convmat.inverses.terms import UnsupportedError, is_forward, kernel_of, single_kernels
-from convmat.matrix import axis_matrix
+from convmat.matrix import axis_matrix, check_bytes
 from convmat.operators import Convolution
 from convmat.spectrum import ROUNDING, outer, rank_one
 
@@ -158,6 +158,12 @@ def _factors(problem: Problem) -> list[list[Vectors]]:
         > _LONGEST_AXIS
     ):
         raise UnsupportedError(f"an axis is longer than {_LONGEST_AXIS}")
+    entries = sum(axis.output * axis.size for term in problem.terms for axis in term.geometry.axes)
+    check_bytes(
+        f"SVDs of the axis matrices of {problem.channels} channels",
+        3 * problem.dtype.itemsize * problem.channels * entries,
+        "solve for fewer channels at once, or by scipy's lsqr(A, y, damp=damp)",
+    )
     factors: list[list[Vectors]] = [[] for _ in range(problem.channels)]
     for number, term in enumerate(problem.terms):
         for channel, _, kernel in single_kernels(term):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry
 from convmat.inverses.gram import Images, gram
 from convmat.inverses.terms import adjoint, is_forward
+from convmat.matrix import check_bytes
 from convmat.operators import Convolution
 from convmat.products import Products
 from convmat.scale import near_one, times_power
@@ -108,7 +109,18 @@ class Problem:
         return tuple(gram(term) for term in self.terms)
 
     def right_side(self, y: NDArray[Any]) -> NDArray[Any]:
-        """A^H y: (batch, *output_shape) -> (batch, C, N_1..N_D)."""
+        """A^H y: (batch, *output_shape) -> (batch, C, N_1..N_D).
+
+        Raises
+        ------
+        MemoryError
+            If the vectors of conjugate gradients do not fit.
+        """
+        check_bytes(
+            f"to solve for {len(y)} images of {self.unknowns} unknowns",
+            6 * self.dtype.itemsize * len(y) * self.unknowns,
+            "solve for fewer at once, or cut them into parts that overlap, and solve for each",
+        )
         return adjoint(self.operator, y).reshape(len(y), self.channels, *self.size)
 
 

@@ -44,6 +44,11 @@ class Schwarz(Inverse):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        matrix.check_bytes(
+            f"the patches of {problem.unknowns} unknowns",
+            4 * problem.dtype.itemsize * problem.unknowns,
+            "cut the image into parts that overlap, and solve for each",
+        )
         self._side = _side(problem)
         if self.exact:
             self.name = "direct"
@@ -53,6 +58,11 @@ class Schwarz(Inverse):
         unknowns = problem.channels * math.prod(self._side)
         if unknowns > 4 * DIRECT_UNKNOWNS or len(patches) * unknowns**2 * problem.dtype.itemsize > _BYTES:
             raise UnsupportedError(f"{len(patches)} different patches of {unknowns} unknowns are too many")
+        matrix.check_bytes(
+            f"inverses of {len(patches)} patches of {unknowns} unknowns",
+            (len(patches) + 4) * unknowns**2 * problem.dtype.itemsize,
+            "kind='identity', or scipy's lsqr(A, y, damp=damp), need none",
+        )
         self._patches = [(corners, _inverted(problem, self._side, margins)) for margins, corners in patches.items()]
 
     @classmethod
