@@ -48,7 +48,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """The commands of .pre-commit-config.yaml, on all files."""
-    session.install(".[lint]")
+    session.install(".[lint,plot]")  # the types of matplotlib are known to mypy
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

@@ -89,6 +89,7 @@ def test_ctrl_c_exits_with_130_and_without_a_traceback():
     code = """
 import os, signal, sys, time
 from convmat.cli import main, show
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 show.run = lambda parsed: (os.kill(os.getpid(), signal.SIGINT), time.sleep(60))
 sys.exit(main(sys.argv[1:]))
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,7 @@ def infer(proto: ModelProto, constants: Constants) -> ModelProto:
     graph = proto.graph
     for place in walk(graph):
         check_node(place.node, constants.opsets)
+    _hide(proto, "RegexFullMatch")  # of which inference ends the process where the type of its input is not known
     _check_ranks(proto)
     for _ in range(ROUNDS):
         inferred = _inferred(proto, partly_known=False)
@@ -130,21 +131,26 @@ def _inferred(proto: ModelProto, *, partly_known: bool) -> ModelProto:
 def _check_ranks(proto: ModelProto) -> None:
     """Raise if a tensor is expanded to far too many axes, by what inference finds without expanding any."""
     from onnx import ModelProto
-    from onnx.helper import make_opsetid
 
-    def expanding(graph: GraphProto) -> Iterator[Place]:
-        return (place for place in walk(graph) if place.node.op_type == "Expand")
-
-    if not any(expanding(proto.graph)):
-        return
     hidden = ModelProto()
     hidden.CopyFrom(proto)
-    hidden.opset_import.append(make_opsetid("convmat.hidden", 1))
-    for place in expanding(hidden.graph):
-        place.node.domain = "convmat.hidden"
-    for place in expanding(_inferred(hidden, partly_known=False).graph):
-        if place.length(1) > AXES:
+    if not _hide(hidden, "Expand"):
+        return
+    for place in walk(_inferred(hidden, partly_known=False).graph):
+        if place.node.op_type == "Expand" and place.length(1) > AXES:
             raise ValueError(f"{title(place.node)} makes a tensor of {place.length(1)} axes: at most {AXES} are read")
+
+
+def _hide(proto: ModelProto, operator: str) -> bool:
+    """Put the nodes of an operator into a domain that inference does not know; whether there were any."""
+    from onnx.helper import make_opsetid
+
+    nodes = [place.node for place in walk(proto.graph) if place.node.op_type == operator]
+    for node in nodes:
+        node.domain = "convmat.hidden"
+    if nodes:
+        proto.opset_import.append(make_opsetid("convmat.hidden", 1))
+    return bool(nodes)
 
 
 def _followed(graph: GraphProto) -> int:

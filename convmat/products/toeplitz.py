@@ -30,7 +30,7 @@ from convmat.taps import ZERO, Axis
 BAND_BYTES = 2**21
 """Work memory of one band, about: it should stay in the caches of a core."""
 
-THREAD_WORK = 2**20
+THREAD_WORK = 2**21
 """Multiplications below which a second thread does not pay."""
 
 LINE_WORK = 2**21

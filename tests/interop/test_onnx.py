@@ -1021,6 +1021,12 @@ def test_a_broken_model_is_a_value_error_that_names_node_and_field(name):
     assert str(caught.value).isprintable()
 
 
+def test_an_operator_on_text_of_an_unknown_type_ends_no_process():
+    strange = helper.make_node("Strange", ["x"], ["text"], domain="own")
+    match = helper.make_node("RegexFullMatch", ["text"], ["z"], pattern="a")
+    assert list(from_onnx(conv_of(strange, match, domains=["own"]))) == ["node"]
+
+
 def test_a_weight_behind_900_nodes_is_read():
     proto = chain_of_identities(900)
     layer = from_onnx(proto)["node"]
