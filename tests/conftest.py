@@ -3,6 +3,7 @@
 One thread for each library: several test processes share the cores, and pools of threads would fight for them.
 """
 
+import importlib.util
 import os
 
 for _library in ("OPENBLAS", "OMP", "MKL"):  # read when numpy is imported, which is later
@@ -10,6 +11,7 @@ for _library in ("OPENBLAS", "OMP", "MKL"):  # read when numpy is imported, whic
 
 os.environ.setdefault("SCIPY_USE_PROPACK", "1")  # svds(solver="propack") of older scipy asks for it
 
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -19,3 +21,11 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=QUIET)
 settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without PyTorch the examples in the docstrings of its module are skipped, as its tests are."""
+    if importlib.util.find_spec("torch") is None:
+        for item in items:
+            if isinstance(item, pytest.DoctestItem) and item.path.name == "torch.py":
+                item.add_marker(pytest.mark.skip(reason="needs PyTorch"))

@@ -198,7 +198,7 @@ def _counts(A: Any, ax: Axes, resolution: int, legend: bool) -> tuple[AxesImage,
     )
     if legend:
         bins = f"{math.ceil(rows / height)} x {math.ceil(cols / width)}"
-        scale(image, f"entries per bin of {bins}")
+        scale(image, f"entries per bin, each {bins}")
     return image, int(found.sum())
 
 
