@@ -5,23 +5,33 @@ transposes.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from convmat.factors import Correlate, Crop, Downsample, Pad, Upsample
 from convmat.geometry import Geometry
 from convmat.matrix import conv_matrix, conv_transpose_matrix
-from convmat.operators import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from convmat.operators import (
+    Chain,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Correlate,
+    Crop,
+    Diagonal,
+    Downsample,
+    Pad,
+    Rearrange,
+    Separable,
+    Upsample,
+)
 from convmat.testing import check_adjoint
 
 if TYPE_CHECKING:
-    from convmat.chain import Chain
-    from convmat.clipping import clip_singular_values
-    from convmat.decomposition import SVD, svd
     from convmat.interop.onnx import Layer, from_onnx
     from convmat.interop.pylops import to_pylops
     from convmat.interop.torch import from_torch, to_torch
-    from convmat.layers import Diagonal, Rearrange, Separable
-    from convmat.norms import norm_bounds
     from convmat.solve import SolveInfo, normal, preconditioner, tikhonov
-    from convmat.spectrum import singular_values
+    from convmat.spectrum import SVD, clip_singular_values, norm_bounds, singular_values, svd
     from convmat.storage import load, save
 
 __version__ = "0.1.0"
@@ -67,23 +77,19 @@ __all__ = [
 # Imported when they are first asked for: scipy.fft and scipy.special take a tenth of a second, the interchange has the
 # packages of others.
 _LATER = {
-    "Chain": "chain",
-    "Diagonal": "layers",
     "Layer": "interop.onnx",
-    "Rearrange": "layers",
-    "SVD": "decomposition",
-    "Separable": "layers",
+    "SVD": "spectrum",
     "SolveInfo": "solve",
-    "clip_singular_values": "clipping",
+    "clip_singular_values": "spectrum",
     "from_onnx": "interop.onnx",
     "from_torch": "interop.torch",
     "load": "storage",
-    "norm_bounds": "norms",
+    "norm_bounds": "spectrum",
     "normal": "solve",
     "preconditioner": "solve",
     "save": "storage",
     "singular_values": "spectrum",
-    "svd": "decomposition",
+    "svd": "spectrum",
     "tikhonov": "solve",
     "to_pylops": "interop.pylops",
     "to_torch": "interop.torch",

@@ -26,7 +26,6 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.factors import Correlate, Crop, Downsample, Pad, Upsample, _IndexMap
 from convmat.geometry import DTYPES, Geometry, as_weight, conv_geometry
 from convmat.matrix import check_bytes
 from convmat.operators import (
@@ -38,8 +37,14 @@ from convmat.operators import (
     ConvTranspose1d,
     ConvTranspose2d,
     ConvTranspose3d,
+    Correlate,
+    Crop,
+    Downsample,
     ImageOperator,
+    Pad,
+    Upsample,
 )
+from convmat.operators.factors import _IndexMap
 from convmat.products import Products
 
 __all__ = ["load", "save"]

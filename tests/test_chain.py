@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import aslinearoperator, lsqr
 
-from convmat import Conv1d, Conv2d, ConvTranspose2d, Crop, Downsample, Pad, Upsample, chain, check_adjoint, matrix
-from convmat.chain import Chain
-from convmat.layers import Diagonal, Rearrange, Separable
+from convmat import Conv1d, Conv2d, ConvTranspose2d, Crop, Downsample, Pad, Upsample, check_adjoint, matrix
+from convmat.operators import Chain, Diagonal, Rearrange, Separable, algebra
 
 
 def integers(rng, shape, dtype):
@@ -159,8 +158,8 @@ def test_product_with_many_multiplications_per_entry_is_counted_and_not_refused(
     monkeypatch.setattr(matrix, "_ALWAYS_FITS", 0)
     A = Chain(*[Conv1d(np.ones(9), n) for n in (92, 100)])  # 17 entries a row from 81 multiplications
     counted = []
-    count = chain._count
-    monkeypatch.setattr(chain, "_count", lambda *args: counted.append(count(*args)) or counted[-1])
+    count = algebra._count
+    monkeypatch.setattr(algebra, "_count", lambda *args: counted.append(count(*args)) or counted[-1])
     monkeypatch.setattr(matrix, "_available_memory", lambda: 84 * 25 * 12)
     assert A.tosparse().nnz == 84 * 17
     assert counted == [84 * 17]
@@ -168,9 +167,9 @@ def test_product_with_many_multiplications_per_entry_is_counted_and_not_refused(
 
 @pytest.mark.parametrize("block", [1, 7, 100, 2**24])
 def test_entries_are_counted_exactly_in_slabs_of_any_size(block, monkeypatch):
-    monkeypatch.setattr(chain, "_BLOCK", block)
+    monkeypatch.setattr(algebra, "_BLOCK", block)
     rng = np.random.default_rng(0)
     left, right = (csr_array(rng.random(shape) * (rng.random(shape) < 0.2)) for shape in ((30, 40), (40, 20)))
-    work = chain._multiplications(left, right)
+    work = algebra._multiplications(left, right)
     np.testing.assert_array_equal(work, (left.toarray() != 0).astype(int) @ np.diff(right.indptr))
-    assert chain._count(left, right, work) == np.count_nonzero(left.toarray() @ right.toarray())
+    assert algebra._count(left, right, work) == np.count_nonzero(left.toarray() @ right.toarray())

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import lsqr
 
 from convmat import check_adjoint
-from convmat.layers import Diagonal, Rearrange, Separable
+from convmat.operators import Diagonal, Rearrange, Separable
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convmat.resampling import average, cubic, linear, nearest
+from convmat.operators.resampling import average, cubic, linear, nearest
 
 SIZES = st.integers(1, 12)
 

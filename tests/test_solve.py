@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import cg, lsqr
 
-import convmat.inverses.schwarz
 import convmat.plot
+import convmat.solve.inverses.schwarz
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Pad, check_adjoint
-from convmat.inverses import INVERSES, UnsupportedError
-from convmat.inverses.cg import conjugate_gradients
-from convmat.inverses.choose import STEP
-from convmat.solve import SolveInfo, _problem, normal, preconditioner, tikhonov
+from convmat.solve.inverses import INVERSES, UnsupportedError
+from convmat.solve.inverses.cg import conjugate_gradients
+from convmat.solve.inverses.choose import STEP
+from convmat.solve.solver import SolveInfo, _problem, normal, preconditioner, tikhonov
 from tests.oracle import MODES
 from tests.strategies import CONV, layers
 
@@ -384,8 +384,8 @@ def test_preconditioners_are_hermitian_and_positive(layer, damp, kind, transpose
 @pytest.mark.parametrize("mode", MODES)
 def test_patches_are_those_of_the_normal_operator(mode, shape, monkeypatch):
     """The blocks of M^-1 on the patches, found on the smallest grids, are those of the whole matrix."""
-    monkeypatch.setattr(convmat.inverses.schwarz, "PATCH_UNKNOWNS", 30)
-    monkeypatch.setattr(convmat.inverses.schwarz, "DIRECT_UNKNOWNS", 30)
+    monkeypatch.setattr(convmat.solve.inverses.schwarz, "PATCH_UNKNOWNS", 30)
+    monkeypatch.setattr(convmat.solve.inverses.schwarz, "DIRECT_UNKNOWNS", 30)
     rng = np.random.default_rng(11)
     A = {
         "many patches": lambda: Conv2d(rng.standard_normal((3, 4)), (23, 20), padding=(1, 2), padding_mode=mode),

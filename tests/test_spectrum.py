@@ -11,12 +11,12 @@ from scipy.sparse.linalg import aslinearoperator, svds
 
 import convmat
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Pad
-from convmat.clipping import clip_singular_values
-from convmat.decomposition import svd
-from convmat.norms import dense_bounds, kronecker_bounds, norm_bounds, schur_bounds
-from convmat.spectrum import DENSE_LIMIT, finite_kernel, is_periodic, kronecker, singular_values
-from convmat.symbol import multiplicity, symbol
-from convmat.torus import embed, gram_bounds, torus_bound
+from convmat.spectrum.clipping import clip_singular_values
+from convmat.spectrum.decomposition import svd
+from convmat.spectrum.norms import dense_bounds, kronecker_bounds, norm_bounds, schur_bounds
+from convmat.spectrum.symbol import multiplicity, symbol
+from convmat.spectrum.torus import embed, gram_bounds, torus_bound
+from convmat.spectrum.values import DENSE_LIMIT, finite_kernel, is_periodic, kronecker, singular_values
 from tests.oracle import MODES
 from tests.strategies import CONV, Layer, layers
 
@@ -288,8 +288,8 @@ def every_bound(A):
 
 def lanczos(A, kernel, torus):
     from convmat.geometry import as_weight
-    from convmat.norms import lower_bound
     from convmat.products import Products
+    from convmat.spectrum.norms import lower_bound
 
     weight = A.geometry.kernel(kernel).reshape(A.geometry.weight_shape)
     return lower_bound(A.geometry, kernel, Products(A.geometry, as_weight(weight), "auto"), torus, 1e-2)

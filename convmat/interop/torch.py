@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.chain import Chain
 from convmat.interop.torch_layers import reader_of
 from convmat.interop.torch_modules import at, dtype_of, import_torch, leaves
-from convmat.layers import Rearrange, image_shape
-from convmat.operators import ImageOperator
+from convmat.operators import Chain, ImageOperator, Rearrange
+from convmat.operators.layers import image_shape
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,12 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat import operators, resampling
-from convmat.chain import Chain
-from convmat.factors import Pad
+from convmat import operators
 from convmat.interop.torch_modules import check_hooks, check_initialised, check_own_forward, values
-from convmat.layers import Diagonal, Rearrange, Separable
-from convmat.operators import ImageOperator
+from convmat.operators import Chain, Diagonal, ImageOperator, Pad, Rearrange, Separable, resampling
 
 Shape = tuple[int, ...]
 Affine = tuple[ImageOperator | None, NDArray[Any] | None]

@@ -45,8 +45,8 @@ class Spectrum:
         MemoryError
             If there are more singular values than fit in this machine's memory.
         """
-        from convmat.norms import norm_bounds
-        from convmat.spectrum import convolution, finite_kernel, singular_values
+        from convmat.spectrum.norms import norm_bounds
+        from convmat.spectrum.values import convolution, finite_kernel, singular_values
 
         finite_kernel(convolution(A))
         check_bytes(

@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.factors import Crop, Downsample, Pad, Upsample
 from convmat.geometry import Geometry
 from convmat.occupancy import entries_in_cells
-from convmat.operators import Conv, Convolution, ConvTranspose, ImageOperator
+from convmat.operators import Conv, Convolution, ConvTranspose, Crop, Downsample, ImageOperator, Pad, Upsample
+from convmat.operators.weights import TransposeWeightOperator, WeightOperator
 from convmat.patterns import by_columns
 from convmat.taps import ZERO, Axis, Index
-from convmat.weights import TransposeWeightOperator, WeightOperator
 
 SEVERAL = -2
 """Stands for the tap of an entry that sums several taps."""

@@ -12,9 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Downsample, Pad, check_adjoint
-from convmat.chain import Chain
 from convmat.interop.torch import TorchOperator, from_torch, to_torch
-from convmat.layers import Diagonal, Rearrange, Separable
+from convmat.operators import Chain, Diagonal, Rearrange, Separable
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from convmat.inverses.problem import Inverse, Problem, check_invertible
-from convmat.inverses.terms import UnsupportedError, is_forward, kernel_of, single_kernels
 from convmat.matrix import axis_matrix, check_bytes
 from convmat.operators import Convolution
-from convmat.spectrum import ROUNDING, outer, rank_one
+from convmat.solve.inverses.problem import Inverse, Problem, check_invertible
+from convmat.solve.inverses.terms import UnsupportedError, is_forward, kernel_of, single_kernels
+from convmat.spectrum.values import ROUNDING, outer, rank_one
 
 _LONGEST_AXIS = 4096
 """Samples of an axis beyond which its dense decomposition takes too long."""

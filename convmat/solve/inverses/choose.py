@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from convmat.inverses import INVERSES, Identity, Inverse, Problem, UnsupportedError
-from convmat.inverses.cg import conjugate_gradients
-from convmat.inverses.problem import lattice, reach, resized
+from convmat.solve.inverses import INVERSES, Identity, Inverse, Problem, UnsupportedError
+from convmat.solve.inverses.cg import conjugate_gradients
+from convmat.solve.inverses.problem import lattice, reach, resized
 
 STEP = {"kronecker": 1.2, "dct": 1.1, "circulant": 1.2, "identity": 1.0, "schwarz": 1.7}
 """What a step costs with each kind, in steps of plain conjugate gradients; none is below 1. Tried in this order, those

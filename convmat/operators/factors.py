@@ -7,81 +7,31 @@ the same builder, and their errors from the same rules.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from convmat import matrix
 from convmat.geometry import Geometry, IntOrTuple, Padding, as_weight, conv_geometry, conv_transpose_geometry
-from convmat.operators import Conv, ImageOperator
+from convmat.operators.base import ImageOperator
 from convmat.products.padding import extend, fold
-
-
-class Correlate(Conv):
-    """The stride-1 "valid" correlation of an image with a kernel.
-
-    Its transpose is the full correlation with the flipped kernel, input and output channels swapped.
-
-    Parameters
-    ----------
-    weight : array_like, shape (C_out, C_in / groups, K_1, ..., K_D) or (K_1, ..., K_D)
-    input_size : int or tuple of int
-    dilation : int or tuple of int
-    groups : int
-    flip : bool
-    method : str
-        See `Conv2d`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is of a wrong kind or value.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from convmat import Correlate
-    >>> k, x = np.array([1.0, 2.0, 4.0]), np.arange(5.0)
-    >>> np.array_equal(Correlate(k, 5) @ x, np.correlate(x, k, "valid"))
-    True
-    >>> np.array_equal(Correlate(k, 5).T @ x[:3], np.correlate(x[:3], k[::-1], "full"))
-    True
-    """
-
-    def __init__(
-        self,
-        weight: ArrayLike,
-        input_size: IntOrTuple,
-        *,
-        dilation: IntOrTuple = 1,
-        groups: int = 1,
-        flip: bool = False,
-        method: str = "auto",
-    ) -> None:
-        super().__init__(weight, input_size, dilation=dilation, groups=groups, flip=flip, method=method)
 
 
 class _IndexMap(ImageOperator):
     """A depthwise convolution with the kernel [1], or the transpose of one."""
-
-    _partner: Callable[[], _IndexMap | None]
 
     def _bind(
         self,
         geometry: Geometry,
         dtype: np.dtype[Any],
         shapes: tuple[tuple[int, ...], tuple[int, ...]],
-        partner: _IndexMap | None = None,
     ) -> None:
         self._geometry = geometry
-        self._partner = lambda: partner
         super().__init__(dtype, *shapes)
 
     @classmethod
-    def _of(cls, geometry: Geometry, dtype: np.dtype[Any], partner: _IndexMap | None = None) -> Self:
+    def _of(cls, geometry: Geometry, dtype: np.dtype[Any]) -> Self:
         raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -97,14 +47,10 @@ class _IndexMap(ImageOperator):
         """Number of stored entries of `tosparse`, known without building it."""
         return self._geometry.nnz
 
-    def _transpose(self) -> _IndexMap:
-        partner = self._partner()
-        if partner is None:
-            partner = _PARTNERS[type(self)]._of(self._geometry, self.dtype, self)
-            object.__setattr__(self, "_partner", weakref.ref(partner))
-        return partner
+    def _flipped(self) -> _IndexMap:
+        return _PARTNERS[type(self)]._of(self._geometry, self.dtype)
 
-    def _adjoint(self) -> _IndexMap:
+    def _adjoint(self) -> ImageOperator:
         return self._transpose()
 
     def _ones(self) -> NDArray[Any]:
@@ -115,9 +61,9 @@ class _Down(_IndexMap):
     """A map in the direction of the convolution."""
 
     @classmethod
-    def _of(cls, geometry: Geometry, dtype: np.dtype[Any], partner: _IndexMap | None = None) -> Self:
+    def _of(cls, geometry: Geometry, dtype: np.dtype[Any]) -> Self:
         operator = cls.__new__(cls)
-        operator._bind(geometry, dtype, (geometry.input_shape, geometry.output_shape), partner)
+        operator._bind(geometry, dtype, (geometry.input_shape, geometry.output_shape))
         return operator
 
     def tosparse(self, format: str = "csr") -> Any:
@@ -128,9 +74,9 @@ class _Up(_IndexMap):
     """A map in the direction of the transposed convolution."""
 
     @classmethod
-    def _of(cls, geometry: Geometry, dtype: np.dtype[Any], partner: _IndexMap | None = None) -> Self:
+    def _of(cls, geometry: Geometry, dtype: np.dtype[Any]) -> Self:
         operator = cls.__new__(cls)
-        operator._bind(geometry, dtype, (geometry.output_shape, geometry.input_shape), partner)
+        operator._bind(geometry, dtype, (geometry.output_shape, geometry.input_shape))
         return operator
 
     def tosparse(self, format: str = "csr") -> Any:
@@ -328,21 +274,6 @@ class Upsample(_Up):
 
 
 _PARTNERS: dict[type[_IndexMap], type[_IndexMap]] = {Pad: Crop, Crop: Pad, Downsample: Upsample, Upsample: Downsample}
-
-
-def factors(geometry: Geometry, weight: NDArray[Any]) -> tuple[Downsample, Correlate, Pad]:
-    """The factors of a convolution, from right to left: Pad, Correlate, Downsample."""
-    ins = geometry.in_channels if geometry.channels else None
-    outs = geometry.out_channels if geometry.channels else None
-    padded = tuple(axis.padded for axis in geometry.axes)
-    correlated = tuple(axis.padded - axis.span + 1 for axis in geometry.axes)
-    pad = Pad(
-        geometry.input_size, geometry.padding, padding_mode=geometry.padding_mode, channels=ins, dtype=weight.dtype
-    )
-    correlate = Correlate(
-        weight, padded, dilation=geometry.dilation, groups=geometry.groups, flip=geometry.flip
-    )  # fmt: skip
-    return Downsample(correlated, geometry.stride, channels=outs, dtype=weight.dtype), correlate, pad
 
 
 def _identity(

@@ -2,7 +2,7 @@
 
     x = argmin |A x - y|^2 + damp^2 |R x|^2,    (A^H A + damp^2 R^H R) x = A^H y.
 
-The inverses themselves are in `convmat.inverses`, one idea per module.
+The inverses themselves are in `convmat.solve.inverses`, one idea per module.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from convmat.geometry import result_dtype
-from convmat.inverses import INVERSES, Inverse, Problem
-from convmat.inverses.cg import conjugate_gradients
-from convmat.inverses.choose import choose
 from convmat.operators import Convolution, ImageOperator
 from convmat.products.threads import blas_on_one_thread
-from convmat.scale import as_dtype, as_float, near_one, times_power
+from convmat.solve.inverses import INVERSES, Inverse, Problem
+from convmat.solve.inverses.cg import conjugate_gradients
+from convmat.solve.inverses.choose import choose
+from convmat.spectrum.scaling import as_dtype, as_float, near_one, times_power
 
 _MAXITER = 10_000
 

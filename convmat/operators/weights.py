@@ -15,7 +15,7 @@ from scipy.sparse import coo_array, csr_array
 
 from convmat.geometry import Geometry, output_shape_of, result_dtype
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
-from convmat.operators import ImageOperator
+from convmat.operators.base import ImageOperator
 from convmat.products import Products
 from convmat.products.lowering import Lowering
 from convmat.products.threads import Scratch, blas_on_one_thread

@@ -19,8 +19,8 @@ from convmat import matrix
 from convmat.geometry import Geometry
 from convmat.operators import Convolution, ConvTranspose
 from convmat.products.threads import Pool, blas_on_one_thread, workers
-from convmat.scale import as_dtype, near_one, times_power
-from convmat.symbol import Symbol, multiplicity, periodic, pieces, stored, symbol
+from convmat.spectrum.scaling import as_dtype, near_one, times_power
+from convmat.spectrum.symbol import Symbol, multiplicity, periodic, pieces, stored, symbol
 
 ROUNDING = 8
 """Rounding errors by which a kernel of rank one may differ from one, relative."""
@@ -81,7 +81,7 @@ def singular_values(A: Convolution) -> NDArray[Any]:
 
     Right of it may stand any unitary matrix. The discrete Fourier transform over j turns the aliases into phases: with
     x_r[j] = x[s j + r], the block becomes the symbol of a stride-1 convolution on M samples, with C_in s^D channels
-    and no factor in front (`convmat.symbol`). This is what is computed: phases that no tap reads drop out, and the
+    and no factor in front (`symbol`). This is what is computed: phases that no tap reads drop out, and the
     block of -g is the conjugate of that of g if the weight is real, so that half of the blocks are enough.
 
     Groups are independent blocks. The offset p multiplies blocks by phases and changes nothing. A rank-one kernel gives

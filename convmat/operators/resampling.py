@@ -38,7 +38,7 @@ def nearest(size: int, output: int, scale: float | None = None, *, exact: bool =
 
     Examples
     --------
-    >>> from convmat.resampling import nearest
+    >>> from convmat.operators.resampling import nearest
     >>> nearest(2, 4) @ [1.0, 2.0]
     array([1., 1., 2., 2.])
     """
@@ -71,7 +71,7 @@ def linear(size: int, output: int, scale: float | None = None, *, align_corners:
 
     Examples
     --------
-    >>> from convmat.resampling import linear
+    >>> from convmat.operators.resampling import linear
     >>> linear(2, 4) @ [0.0, 4.0]
     array([0., 1., 3., 4.])
     >>> linear(2, 5, align_corners=True) @ [0.0, 4.0]
@@ -106,7 +106,7 @@ def cubic(size: int, output: int, scale: float | None = None, *, align_corners: 
 
     Examples
     --------
-    >>> from convmat.resampling import cubic
+    >>> from convmat.operators.resampling import cubic
     >>> cubic(4, 7, align_corners=True) @ [0.0, 2.0, 4.0, 6.0]
     array([0. , 0.8125, 2. , 3. , 4. , 5.1875, 6. ])
     """
@@ -135,7 +135,7 @@ def average(size: int, output: int) -> csr_array:
 
     Examples
     --------
-    >>> from convmat.resampling import average
+    >>> from convmat.operators.resampling import average
     >>> average(5, 2) @ [1.0, 2.0, 3.0, 4.0, 5.0]
     array([2., 4.])
     """

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.inverses.gram import Images, gram
-from convmat.inverses.terms import adjoint, is_forward
 from convmat.matrix import check_bytes
 from convmat.operators import Convolution
 from convmat.products import Products
-from convmat.scale import near_one, times_power
+from convmat.solve.inverses.gram import Images, gram
+from convmat.solve.inverses.terms import adjoint, is_forward
+from convmat.spectrum.scaling import near_one, times_power
 from convmat.taps import Axis
 
 _SMALL_MATRIX = 2**22

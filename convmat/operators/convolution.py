@@ -2,274 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
-from scipy.sparse.linalg import LinearOperator
 
 from convmat import matrix
-from convmat.geometry import (
-    Geometry,
-    IntOrTuple,
-    Padding,
-    as_weight,
-    conv_geometry,
-    conv_transpose_geometry,
-    output_shape_of,
-    result_dtype,
-)
+from convmat.geometry import Geometry, IntOrTuple, Padding, as_weight, conv_geometry, conv_transpose_geometry
+from convmat.operators.base import ImageOperator
+from convmat.operators.factors import Crop, Downsample, Pad, Upsample
+from convmat.operators.weights import TransposeWeightOperator, WeightOperator
 from convmat.products import Products
-
-if TYPE_CHECKING:
-    from convmat.factors import Correlate, Crop, Downsample, Pad, Upsample
-    from convmat.weights import TransposeWeightOperator, WeightOperator
-
-
-_TRANSPOSED_ROWS = 2048
-"""Rows of a block of vectors that are transposed at a time."""
-
-
-class ImageOperator(LinearOperator):
-    """A linear map between images of a fixed shape; its vectors are their C-order ravels.
-
-    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `tosparse`, and
-    `_transpose` if its transpose has a class of its own. ``matvec`` takes vectors (.., N), ``matmat`` and ``@`` columns
-    (.., N, K), as scipy's operators do from 1.18 on; before, without the batch axes.
-
-    Attributes
-    ----------
-    input_shape, output_shape : tuple of int
-        Shapes of the images that go in and come out.
-    """
-
-    _frozen = False
-
-    def __init__(self, dtype: np.dtype[Any], input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
-        super().__init__(dtype, (math.prod(output_shape), math.prod(input_shape)))
-        self._input_shape = input_shape
-        self._output_shape = output_shape
-        self._frozen = True
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if self._frozen:
-            raise AttributeError(f"{type(self).__name__} is immutable: {name} cannot be set")
-        super().__setattr__(name, value)
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of an image that goes in."""
-        return self._input_shape
-
-    @property
-    def output_shape(self) -> tuple[int, ...]:
-        """Shape of an image that comes out."""
-        return self._output_shape
-
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """A x: (batch, *input_shape) -> (batch, *output_shape)."""
-        raise NotImplementedError
-
-    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        """A^T y: (batch, *output_shape) -> (batch, *input_shape)."""
-        raise NotImplementedError
-
-    def apply(self, image: ArrayLike) -> NDArray[Any]:
-        """Apply the operator to images.
-
-        Parameters
-        ----------
-        image : array_like, shape (*batch, *input_shape)
-
-        Returns
-        -------
-        ndarray, shape (*batch, *output_shape)
-            In the result type of operator and image.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the image does not hold numbers, or has a wrong shape.
-        """
-        array = np.asarray(image)
-        dtype = result_dtype(self.dtype, array, "image")
-        batch = output_shape_of("image", array, self.input_shape)
-        stack = array.astype(dtype, copy=False).reshape(math.prod(batch), *self.input_shape)
-        return self._forward(stack).reshape(*batch, *self.output_shape)
-
-    def tosparse(self, format: str = "csr") -> Any:
-        """The matrix as a sparse array.
-
-        Parameters
-        ----------
-        format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
-
-        Returns
-        -------
-        scipy.sparse array, shape `shape`
-
-        Raises
-        ------
-        ValueError
-            If the format is unknown.
-        MemoryError
-            If it does not fit in this machine's memory; raised before it is allocated.
-        """
-        raise NotImplementedError
-
-    def toarray(self) -> NDArray[Any]:
-        """The matrix as a dense array.
-
-        Returns
-        -------
-        ndarray, shape `shape`
-
-        Raises
-        ------
-        MemoryError
-            If it does not fit in this machine's memory; raised before it is allocated.
-        """
-        rows, cols = self.shape
-        matrix.check_memory("a dense matrix", (rows, cols), rows * cols, rows * cols * self.dtype.itemsize)
-        dense: NDArray[Any] = self.tosparse().toarray()
-        return dense
-
-    def dot(self, x: Any) -> Any:
-        """A @ x: a vector (N,), columns (.., N, K), a number or another operator.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If x is none of these; for an image, the message names `apply`.
-        """
-        if not isinstance(x, LinearOperator) and not np.isscalar(x):
-            self._check_vectors(x)
-        return super().dot(x)
-
-    def _check_vectors(self, x: Any) -> None:
-        name = type(x).__name__
-        if issparse(x):
-            raise TypeError(f"x is a sparse {name}: A @ x multiplies dense vectors; write A.tosparse() @ x")
-        array = np.asarray(x)
-        if array.dtype.kind == "O":
-            raise TypeError(
-                f"x is of type {name}, no array of numbers: in the expressions of a modelling language (CVXPY and its "
-                f"kin), the matrix A.tosparse() @ x takes the place of A @ x"
-            )
-        size, image = self.shape[1], array.shape[array.ndim - len(self.input_shape) :]
-        fits = array.shape == (size,) or (array.ndim > 1 and array.shape[-2] == size)
-        if array.ndim > 1 and not fits and image == self.input_shape:
-            raise ValueError(
-                f"x has shape {array.shape}, an image: A @ x multiplies vectors ({size},) and columns ({size}, K); use "
-                f"A.apply(image), or A @ image.ravel() for one image"
-            )
-
-    def _matvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._vectors(self._forward, x, self.input_shape)
-
-    def _rmatvec(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._vectors(self._backward_conjugated, x, self.output_shape)
-
-    def _matmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return self._columns(self._forward, X, self.input_shape)
-
-    def _rmatmat(self, X: NDArray[Any]) -> NDArray[Any]:
-        return self._columns(self._backward_conjugated, X, self.output_shape)
-
-    def _backward_conjugated(self, y: NDArray[Any]) -> NDArray[Any]:
-        """A^H y = conj(A^T conj(y))."""
-        if self.dtype.kind != "c":
-            return self._backward(y)
-        return self._backward(y.conj()).conj()
-
-    def _transpose(self) -> ImageOperator:
-        return _Transposed(self)
-
-    def _adjoint(self) -> ImageOperator:
-        transposed: ImageOperator = self.T
-        return transposed if self.dtype.kind != "c" else _Conjugated(transposed)
-
-    def _vectors(
-        self, product: Callable[[NDArray[Any]], NDArray[Any]], vectors: NDArray[Any], shape: tuple[int, ...]
-    ) -> NDArray[Any]:
-        """A product of images on vectors (.., N), or on one column (N, 1): (.., M)."""
-        vectors, size = np.asarray(vectors), math.prod(shape)
-        if vectors.shape[-1:] != (size,):  # scipy before 1.18 passes a column as it is
-            vectors = vectors.reshape(size)
-        batch = vectors.shape[:-1]
-        stack = vectors.astype(result_dtype(self.dtype, vectors), copy=False)
-        results = product(np.ascontiguousarray(stack).reshape(math.prod(batch), *shape))
-        return results.reshape(*batch, math.prod(results.shape[1:]))
-
-    def _columns(
-        self, product: Callable[[NDArray[Any]], NDArray[Any]], columns: NDArray[Any], shape: tuple[int, ...]
-    ) -> NDArray[Any]:
-        """A product of images on the columns of matrices: (.., N, K) -> (.., M, K)."""
-        columns = np.asarray(columns)
-        dtype = result_dtype(self.dtype, columns)
-        *batch, _, count = columns.shape
-        rows = columns.swapaxes(-1, -2).astype(dtype, order="C") if batch else _as_rows(columns, dtype)
-        results = product(rows.reshape(math.prod(batch) * count, *shape))
-        return results.reshape(*batch, count, math.prod(results.shape[1:])).swapaxes(-1, -2)
-
-
-class _Derived(ImageOperator):
-    """An operator that is made from another, which it keeps."""
-
-    def __init__(self, of: ImageOperator, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> None:
-        self._of = of
-        super().__init__(of.dtype, input_shape, output_shape)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._of,)
-
-
-class _Transposed(_Derived):
-    """A^T of an operator whose transpose has no class of its own."""
-
-    def __init__(self, of: ImageOperator) -> None:
-        super().__init__(of, of.output_shape, of.input_shape)
-
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        return self._of._backward(x)
-
-    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return self._of._forward(y)
-
-    def _transpose(self) -> ImageOperator:
-        return self._of
-
-    def tosparse(self, format: str = "csr") -> Any:
-        matrix.check_format(format)
-        return matrix.as_format(self._of.tosparse().T, format)
-
-
-class _Conjugated(_Derived):
-    """The operator of the conjugated matrix: conj(A) x = conj(A conj(x))."""
-
-    def __init__(self, of: ImageOperator) -> None:
-        super().__init__(of, of.input_shape, of.output_shape)
-
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(self._of._forward(x.conj()).conj())
-
-    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(self._of._backward(y.conj()).conj())
-
-    def _transpose(self) -> ImageOperator:
-        return _Conjugated(self._of.T)
-
-    def _adjoint(self) -> ImageOperator:
-        transposed: ImageOperator = self._of.T
-        return transposed
-
-    def tosparse(self, format: str = "csr") -> Any:
-        matrix.check_format(format)
-        return matrix.as_format(self._of.tosparse().conj(), format)
 
 
 class Convolution(ImageOperator):
@@ -280,18 +22,15 @@ class Convolution(ImageOperator):
 
     _partners: ClassVar[dict[int, type[Convolution]]] = {}
     _products: Products
-    _partner: Callable[[], Convolution | None]
 
     @classmethod
-    def _of(cls, products: Products, partner: Convolution | None = None) -> Self:
+    def _of(cls, products: Products) -> Self:
         operator = cls.__new__(cls)
-        operator._bind(products, partner)
+        operator._bind(products)
         return operator
 
-    def _bind(self, products: Products, partner: Convolution | None = None) -> None:
+    def _bind(self, products: Products) -> None:
         self._products = products
-        # The operator made from another keeps that one alive, which in turn only remembers it: no cycle.
-        self._partner = lambda: partner
         super().__init__(products.weight.dtype, *self._shapes(products.geometry))
 
     def _shapes(self, geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -330,14 +69,10 @@ class Convolution(ImageOperator):
         """
         return self._products.explain()
 
-    def _transpose(self) -> Convolution:
-        partner = self._partner()
-        if partner is None:
-            partner = self._partners[self.geometry.ndim]._of(self._products, self)
-            object.__setattr__(self, "_partner", weakref.ref(partner))
-        return partner
+    def _flipped(self) -> Convolution:
+        return self._partners[self.geometry.ndim]._of(self._products)
 
-    def _adjoint(self) -> Convolution:
+    def _adjoint(self) -> ImageOperator:
         if self.dtype.kind != "c":
             return self._transpose()
         conjugated = Products(self.geometry, as_weight(self.weight.conj()), self._products.asked)
@@ -413,9 +148,17 @@ class Conv(Convolution):
         >>> np.array_equal((D.tosparse() @ C.tosparse() @ P.tosparse()).toarray(), A.toarray())
         True
         """
-        from convmat.factors import factors
-
-        return factors(self.geometry, self.weight)
+        geometry, dtype = self.geometry, self.dtype
+        ins, outs = (geometry.in_channels, geometry.out_channels) if geometry.channels else (None, None)
+        padded = tuple(axis.padded for axis in geometry.axes)
+        correlated = tuple(axis.padded - axis.span + 1 for axis in geometry.axes)
+        pad = Pad(
+            geometry.input_size, geometry.padding, padding_mode=geometry.padding_mode, channels=ins, dtype=dtype
+        )  # fmt: skip
+        correlate = Correlate(
+            self.weight, padded, dilation=geometry.dilation, groups=geometry.groups, flip=geometry.flip
+        )  # fmt: skip
+        return Downsample(correlated, geometry.stride, channels=outs, dtype=dtype), correlate, pad
 
     def weight_operator(self, image: ArrayLike) -> WeightOperator:
         """The linear map from the weight to the output, for a fixed image.
@@ -450,8 +193,6 @@ class Conv(Convolution):
         >>> np.array_equal(J @ A.weight.ravel(), A @ x)
         True
         """
-        from convmat.weights import WeightOperator
-
         return WeightOperator(self.geometry, image, self.dtype)
 
 
@@ -538,8 +279,6 @@ class ConvTranspose(Convolution):
         TypeError, ValueError
             If the image does not hold numbers, or has a wrong shape.
         """
-        from convmat.weights import TransposeWeightOperator
-
         return TransposeWeightOperator(self.geometry, image, self.dtype)
 
 
@@ -861,19 +600,52 @@ class ConvTranspose3d(ConvTranspose):
     _ndim = 3
 
 
+class Correlate(Conv):
+    """The stride-1 "valid" correlation of an image with a kernel.
+
+    Its transpose is the full correlation with the flipped kernel, input and output channels swapped.
+
+    Parameters
+    ----------
+    weight : array_like, shape (C_out, C_in / groups, K_1, ..., K_D) or (K_1, ..., K_D)
+    input_size : int or tuple of int
+    dilation : int or tuple of int
+    groups : int
+    flip : bool
+    method : str
+        See `Conv2d`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong kind or value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import Correlate
+    >>> k, x = np.array([1.0, 2.0, 4.0]), np.arange(5.0)
+    >>> np.array_equal(Correlate(k, 5) @ x, np.correlate(x, k, "valid"))
+    True
+    >>> np.array_equal(Correlate(k, 5).T @ x[:3], np.correlate(x[:3], k[::-1], "full"))
+    True
+    """
+
+    def __init__(
+        self,
+        weight: ArrayLike,
+        input_size: IntOrTuple,
+        *,
+        dilation: IntOrTuple = 1,
+        groups: int = 1,
+        flip: bool = False,
+        method: str = "auto",
+    ) -> None:
+        super().__init__(weight, input_size, dilation=dilation, groups=groups, flip=flip, method=method)
+
+
 Conv._partners.update({1: ConvTranspose1d, 2: ConvTranspose2d, 3: ConvTranspose3d})
 ConvTranspose._partners.update({1: Conv1d, 2: Conv2d, 3: Conv3d})
-
-
-def _as_rows(columns: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The columns of a matrix as the rows of a contiguous one. (columns, rows)"""
-    if columns.shape[1] <= 1 or columns.flags.f_contiguous:
-        return np.ascontiguousarray(columns.T, dtype=dtype)
-    stack = np.empty(columns.shape[::-1], dtype=dtype)
-    for start in range(0, len(columns), _TRANSPOSED_ROWS):  # piece by piece, in cache, it takes a fraction of the time
-        piece = slice(start, start + _TRANSPOSED_ROWS)
-        stack[:, piece] = columns[piece].T
-    return stack
 
 
 def _restore(kind: type[Convolution], products: Products) -> Convolution:

@@ -9,12 +9,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from convmat.inverses.circulant import Circulant
-from convmat.inverses.cosine import Cosine
-from convmat.inverses.kronecker import Kronecker
-from convmat.inverses.problem import Inverse, Problem
-from convmat.inverses.schwarz import Schwarz
-from convmat.inverses.terms import UnsupportedError
+from convmat.solve.inverses.circulant import Circulant
+from convmat.solve.inverses.cosine import Cosine
+from convmat.solve.inverses.kronecker import Kronecker
+from convmat.solve.inverses.problem import Inverse, Problem
+from convmat.solve.inverses.schwarz import Schwarz
+from convmat.solve.inverses.terms import UnsupportedError
 
 __all__ = ["INVERSES", "Identity", "Inverse", "Problem", "UnsupportedError"]
 

@@ -1,7 +1,6 @@
 """Linear layers that are not convolutions: a diagonal, a rearrangement of the entries, a small matrix per axis.
 
-Together with the convolutions, `Pad` and `Crop` they make up the linear part of a network; `convmat.chain` composes
-them.
+Together with the convolutions, `Pad` and `Crop` they make up the linear part of a network; `Chain` composes them.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -19,29 +17,10 @@ from scipy.sparse import csr_array, eye_array, issparse, kron
 
 from convmat.geometry import as_weight
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
-from convmat.operators import ImageOperator
+from convmat.operators.base import ImageOperator
 
 AxisMatrix = Any
 """The matrix of one axis: a csr_array or an ndarray. None stands for the identity."""
-
-
-class Paired(ImageOperator):
-    """An operator that makes its transpose once, so that ``A.T.T is A`` for as long as either is alive."""
-
-    _partner: Callable[[], ImageOperator | None] = staticmethod(lambda: None)
-
-    def _flipped(self) -> ImageOperator:
-        """A new operator, A^T."""
-        raise NotImplementedError
-
-    def _transpose(self) -> ImageOperator:
-        partner = self._partner()
-        if partner is None:
-            partner = self._flipped()
-            # The operator made from another keeps that one alive, which in turn only remembers it: no cycle.
-            object.__setattr__(partner, "_partner", lambda: self)
-            object.__setattr__(self, "_partner", weakref.ref(partner))
-        return partner
 
 
 class Diagonal(ImageOperator):
@@ -65,7 +44,7 @@ class Diagonal(ImageOperator):
 
     Examples
     --------
-    >>> from convmat.layers import Diagonal
+    >>> from convmat.operators.layers import Diagonal
     >>> Diagonal([[2.0], [3.0]], (2, 2)).apply([[1.0, 1.0], [1.0, 10.0]])
     array([[ 2.,  2.],
            [ 3., 30.]])
@@ -116,7 +95,7 @@ class Diagonal(ImageOperator):
         return as_format(_selection(np.arange(size), size, np.array(data)), format)
 
 
-class Rearrange(Paired):
+class Rearrange(ImageOperator):
     """Move the entries of an image: ``y = x.reshape(split).transpose(order).reshape(output_shape)``.
 
     Its transpose moves them back, and is its inverse. Without `split` and `order` it is a reshape.
@@ -146,7 +125,7 @@ class Rearrange(Paired):
     Examples
     --------
     >>> import numpy as np
-    >>> from convmat.layers import Rearrange
+    >>> from convmat.operators.layers import Rearrange
     >>> x = np.arange(6.0).reshape(2, 3)
     >>> R = Rearrange((2, 3), order=(1, 0))
     >>> np.array_equal(R.apply(x), x.T), np.array_equal(R.T.apply(R.apply(x)), x)
@@ -210,7 +189,7 @@ class Rearrange(Paired):
         return as_format(_selection(index, size, np.ones(size, dtype=self.dtype)), format)
 
 
-class Separable(Paired):
+class Separable(ImageOperator):
     r"""A matrix along each axis, :math:`A = A_1 \otimes \dots \otimes A_D`: resampling, pooling, a dense layer.
 
     Forward, :math:`y[m_1..m_D] = \sum_n A_1[m_1, n_1] \cdots A_D[m_D, n_D] x[n_1..n_D]`; transposed, the same with
@@ -236,7 +215,7 @@ class Separable(Paired):
     Examples
     --------
     >>> import numpy as np
-    >>> from convmat.layers import Separable
+    >>> from convmat.operators.layers import Separable
     >>> rows, columns = np.array([[1.0, 1.0]]), np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
     >>> S = Separable((2, 2), [rows, columns])
     >>> S.apply([[1.0, 2.0], [3.0, 4.0]])

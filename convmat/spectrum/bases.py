@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.matrix import check_bytes
-from convmat.scale import times_power
-from convmat.spectrum import each_piece, outer
-from convmat.symbol import multiplicity, symbol
-from convmat.waves import Waves
+from convmat.spectrum.scaling import times_power
+from convmat.spectrum.symbol import multiplicity, symbol
+from convmat.spectrum.values import each_piece, outer
+from convmat.spectrum.waves import Waves
 
 _Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """U, sigma, V^H of one matrix."""

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.layers import Paired
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
-from convmat.operators import ImageOperator
+from convmat.operators.base import ImageOperator
 
 _BLOCK = 2**24
 """Multiplications of a slab of rows whose entries are counted at a time."""
 
 
-class Chain(Paired):
+class Chain(ImageOperator):
     r"""The product of operators, the last one applied first: :math:`A = A_1 A_2 \cdots A_L`.
 
     Forward, :math:`A x = A_1 (A_2 (\cdots A_L x))`; transposed, :math:`A^T y = A_L^T (\cdots A_2^T (A_1^T y))`.
@@ -65,7 +64,7 @@ class Chain(Paired):
     --------
     >>> import numpy as np
     >>> from convmat import Conv1d, ConvTranspose1d
-    >>> from convmat.chain import Chain
+    >>> from convmat.operators.algebra import Chain
     >>> A, B = ConvTranspose1d([1.0, 2.0, 1.0], 4, stride=2), Conv1d([1.0, 1.0], 8, stride=2)
     >>> C = Chain(A, B)
     >>> x = np.arange(8.0)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.inverses.problem import Inverse, Problem
-from convmat.scale import near_one, times_power
+from convmat.solve.inverses.problem import Inverse, Problem
+from convmat.spectrum.scaling import near_one, times_power
 
 _RESTARTS = 4
 """How often the recurrence of the residual is replaced by the residual itself, where the two have drifted apart."""

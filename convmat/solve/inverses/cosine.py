@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from convmat.inverses.problem import Inverse, Problem, check_invertible
-from convmat.inverses.terms import UnsupportedError, is_forward, single_kernels
 from convmat.matrix import check_bytes
 from convmat.operators import Convolution
+from convmat.solve.inverses.problem import Inverse, Problem, check_invertible
+from convmat.solve.inverses.terms import UnsupportedError, is_forward, single_kernels
 
 _LIFT = 0.1
 """Where it is not exact, eigenvalues are lifted by this times damp times the largest |symbol|."""

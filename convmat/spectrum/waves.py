@@ -1,4 +1,4 @@
-"""The Fourier transform of images that are cut into phases: what makes the blocks of `convmat.symbol` act on images.
+"""The Fourier transform of images that are cut into phases: what makes the blocks of `symbol` act on images.
 
 An image of t M samples on an axis is t images of M samples, x_r[j] = x[t j + r], which are taken as channels. Their
 unitary discrete Fourier transform is one vector per frequency and group, which one block of a symbol maps to another.

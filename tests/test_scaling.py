@@ -18,7 +18,7 @@ from convmat import (
     svd,
     tikhonov,
 )
-from convmat.scale import as_float, near_one, times_power
+from convmat.spectrum.scaling import as_float, near_one, times_power
 
 POWERS = [
     *((dtype, k) for dtype in ("float64", "complex128") for k in (-900, -500, 500, 900)),

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from convmat import matrix
-from convmat.inverses.problem import Inverse, Problem, check_invertible, lattice, reach, resized_geometry
-from convmat.inverses.terms import UnsupportedError, is_forward
+from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice, reach, resized_geometry
+from convmat.solve.inverses.terms import UnsupportedError, is_forward
 
 PATCH_UNKNOWNS = 576
 """Unknowns in a patch: 24 x 24 in the plane. With 32 x 32, a quarter fewer steps, each twice as long."""

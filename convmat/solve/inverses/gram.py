@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of, single_kernels
 from convmat.matrix import axis_matrix
 from convmat.operators import Convolution
 from convmat.products.separable import AxisProducts, Term
-from convmat.spectrum import ROUNDING, is_periodic, rank_one
-from convmat.symbol import stored, symbol
-from convmat.waves import Waves
+from convmat.solve.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of, single_kernels
+from convmat.spectrum.symbol import stored, symbol
+from convmat.spectrum.values import ROUNDING, is_periodic, rank_one
+from convmat.spectrum.waves import Waves
 
 Images = Callable[[NDArray[Any]], NDArray[Any]]
 """A map of batches of images, (batch, C, N_1..N_D) -> the same."""

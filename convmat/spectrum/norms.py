@@ -14,10 +14,10 @@ from convmat.matrix import check_bytes
 from convmat.operators import Convolution
 from convmat.products import Products
 from convmat.products.threads import blas_on_one_thread
-from convmat.scale import near_one, times_power
-from convmat.spectrum import convolution, finite_kernel, group_matrix, kronecker_factors, outer, rank_one_kernels
-from convmat.symbol import periodic
-from convmat.torus import EPS, TorusBound, embed, torus_bound
+from convmat.spectrum.scaling import near_one, times_power
+from convmat.spectrum.symbol import periodic
+from convmat.spectrum.torus import EPS, TorusBound, embed, torus_bound
+from convmat.spectrum.values import convolution, finite_kernel, group_matrix, kronecker_factors, outer, rank_one_kernels
 
 SMALL = 2**16
 """Entries of the dense matrices of all groups up to which the norm is that of a dense SVD."""

@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from convmat.bases import Bases, DenseBases, KroneckerBases, PeriodicBases, TransposedBases
 from convmat.geometry import result_dtype
 from convmat.operators import Convolution, ConvTranspose
 from convmat.products.threads import blas_on_one_thread
-from convmat.scale import as_dtype, as_float, times_power
-from convmat.spectrum import check_values, convolution, dense_groups, descending, is_periodic, kronecker, scaled_kernel
+from convmat.spectrum.bases import Bases, DenseBases, KroneckerBases, PeriodicBases, TransposedBases
+from convmat.spectrum.scaling import as_dtype, as_float, times_power
+from convmat.spectrum.values import (
+    check_values,
+    convolution,
+    dense_groups,
+    descending,
+    is_periodic,
+    kronecker,
+    scaled_kernel,
+)
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 

@@ -1,0 +1,50 @@
+"""Operators on images, scipy `LinearOperator`s all: what one of them is, and what there is to build from.
+
+========================= =================================================================================
+`base`                    `ImageOperator`: products of images and vectors, transpose, matrix
+`factors`                 `Pad`, `Crop`, `Downsample`, `Upsample`
+`weights`                 W -> y for a fixed image: im2col and the weight gradient
+`convolution`             `Conv1d` .. `ConvTranspose3d`, `Correlate`
+`layers`, `resampling`    other linear layers; the matrices of an axis that is resampled
+`algebra`                 operators made of operators
+========================= =================================================================================
+"""
+
+from convmat.operators.algebra import Chain
+from convmat.operators.base import ImageOperator
+from convmat.operators.convolution import (
+    Conv,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    Convolution,
+    ConvTranspose,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    Correlate,
+)
+from convmat.operators.factors import Crop, Downsample, Pad, Upsample
+from convmat.operators.layers import Diagonal, Rearrange, Separable
+
+__all__ = [
+    "Chain",
+    "Conv",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Convolution",
+    "Correlate",
+    "Crop",
+    "Diagonal",
+    "Downsample",
+    "ImageOperator",
+    "Pad",
+    "Rearrange",
+    "Separable",
+    "Upsample",
+]

@@ -1,0 +1,17 @@
+"""Singular values, the SVD and norms of operators: what is known of A beyond its products.
+
+========================== ================================================================================
+`scaling`                  powers of two that keep squares finite
+`symbol`, `waves`, `torus` the blocks of a periodic layer, what they act on, and bounds by embedding
+`values`                   all singular values, by structure
+`bases`, `decomposition`   the SVD as operators
+`norms`, `clipping`        proven bounds on the norm, and projection onto a bound
+========================== ================================================================================
+"""
+
+from convmat.spectrum.clipping import clip_singular_values
+from convmat.spectrum.decomposition import SVD, svd
+from convmat.spectrum.norms import norm_bounds
+from convmat.spectrum.values import singular_values
+
+__all__ = ["SVD", "clip_singular_values", "norm_bounds", "singular_values", "svd"]
