@@ -97,6 +97,8 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plot":
+        return import_module("convmat.plot")
     if name in _LATER:
         return getattr(import_module(f"convmat.{_LATER[name]}"), name)
     raise AttributeError(f"module 'convmat' has no attribute {name!r}")

@@ -96,6 +96,25 @@ class Axis:
         """Whether the transpose adds nothing of the border of the extended input to the input: zeros, or no border."""
         return self.mode == "zeros" or (self.lo <= 0 and self.hi <= 0)
 
+    @property
+    def sent(self) -> tuple[int, int]:
+        """The range of samples of a phase, on the extended input, at which A^T y is needed."""
+        first, last = self.copied(0, self.padded) if self.sends_nothing_back else (0, self.padded)
+        return first // self.stride, -(-last // self.stride)
+
+    @property
+    def memory(self) -> int:
+        """How many samples of a phase an output reads beside its own, at most."""
+        return (self.span - 1) // self.stride
+
+    def window(self, outputs: int) -> int:
+        """How many samples of the extended input that many outputs in a row read, gaps counted."""
+        return self.stride * (outputs - 1) + self.span
+
+    def place(self, output: int, tap: int) -> int:
+        """The position s m + d k on the extended input."""
+        return self.stride * output + self.dilation * tap
+
     def reach(self, outputs: Index) -> Index:
         """Positions s m + d k - lo, counted from the first input sample, before the padding mode. (len, K)"""
         taps = np.arange(self.taps, dtype=np.int64)

@@ -149,12 +149,14 @@ def test_modules_of_the_design_page_exist():
     ]
     for module in named:
         assert (ROOT / "convmat" / f"{module}.py").is_file() or (ROOT / "convmat" / module).is_dir(), module
+    rooms = {place.partition("/")[0] for place in named if place.partition("/")[2]}
     here = {
-        path.name.removesuffix(".py")
-        for path in (ROOT / "convmat").iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").is_file()
+        "/".join(path.relative_to(ROOT / "convmat").with_suffix("").parts)
+        for folder in (ROOT / "convmat", *(ROOT / "convmat" / room for room in rooms))
+        for path in folder.iterdir()
+        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file()
     }
-    assert here - {"__init__"} == {module.strip("/") for module in named}
+    assert here - rooms == {place.rstrip("/") for place in named}
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=name)

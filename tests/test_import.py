@@ -89,3 +89,7 @@ def test_version_is_a_release_number():
     major, minor, *_ = convmat.__version__.split(".")
     assert major.isdigit()
     assert minor.isdigit()
+
+
+def test_pictures_need_no_import_of_their_own():
+    assert run("import convmat; print(convmat.plot.psnr([0.0], [0.1]))").strip()

@@ -88,33 +88,19 @@ def reader_of(module: Any) -> Reader:
     )
 
 
-def _convolution(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
-    zeros = module.padding_mode == "zeros"
-    make = getattr(operators, f"Conv{len(shape) - 1}d")
-    A = make(
+def _convolution(module: Any, shape: Shape, dtype: np.dtype[Any], kind: str) -> Affine:
+    options = {name: _one_for_all(getattr(module, name)) for name in ("stride", "dilation")}
+    if kind == "ConvTranspose":
+        options["output_padding"] = _one_for_all(module.output_padding)
+    A = getattr(operators, f"{kind}{len(shape) - 1}d")(
         values(module, "weight"),
         shape[1:],
-        stride=_one_for_all(module.stride),
-        padding=_one_for_all(module.padding) if zeros else module.padding,
-        dilation=_one_for_all(module.dilation),
-        groups=module.groups,
+        padding=_one_for_all(module.padding) if module.padding_mode == "zeros" else module.padding,
         padding_mode=module.padding_mode,
+        groups=module.groups,
+        **options,
     )
     return _with_torchs_border(A), _per_channel(values(module, "bias"), len(shape))
-
-
-def _transposed_convolution(module: Any, shape: Shape, dtype: np.dtype[Any]) -> Affine:
-    make = getattr(operators, f"ConvTranspose{len(shape) - 1}d")
-    A = make(
-        values(module, "weight"),
-        shape[1:],
-        stride=_one_for_all(module.stride),
-        padding=_one_for_all(module.padding),
-        output_padding=_one_for_all(module.output_padding),
-        dilation=_one_for_all(module.dilation),
-        groups=module.groups,
-    )
-    return A, _per_channel(values(module, "bias"), len(shape))
 
 
 def _one_for_all(value: Any) -> Any:
@@ -360,8 +346,8 @@ _PER_NDIM = {
     "BatchNorm{}d": Reader(_batch_norm, channels="num_features"),
     "CircularPad{}d": Reader(_circular_pad),
     "ConstantPad{}d": Reader(_constant_pad),
-    "Conv{}d": Reader(_convolution, channels="in_channels"),
-    "ConvTranspose{}d": Reader(_transposed_convolution, channels="in_channels"),
+    "Conv{}d": Reader(functools.partial(_convolution, kind="Conv"), channels="in_channels"),
+    "ConvTranspose{}d": Reader(functools.partial(_convolution, kind="ConvTranspose"), channels="in_channels"),
     "ReflectionPad{}d": Reader(functools.partial(_pad, mode="reflect")),
     "ReplicationPad{}d": Reader(functools.partial(_pad, mode="replicate")),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator
 
 from convmat import matrix
@@ -22,10 +22,10 @@ _TRANSPOSED_ROWS = 2048
 class ImageOperator(LinearOperator):
     """A linear map between images of a fixed shape; its vectors are their C-order ravels.
 
-    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `tosparse`, and
-    `_flipped` if its transpose has a class of its own; ``A.T.T is A`` for as long as either is alive. ``matvec`` takes
-    vectors (.., N), ``matmat`` and ``@`` columns (.., N, K), as scipy's operators do from 1.18 on; before, without the
-    batch axes.
+    A subclass gives `_forward` (A x) and `_backward` (A^T y, without conjugation) on batches of images, `tosparse` if
+    its matrix has structure, and `_flipped` if its transpose has a class of its own; ``A.T.T is A`` for as long as
+    either is alive. ``matvec`` takes vectors (.., N), ``matmat`` and ``@`` columns (.., N, K), as scipy's operators do
+    from 1.18 on; before, without the batch axes.
 
     Attributes
     ----------
@@ -109,7 +109,10 @@ class ImageOperator(LinearOperator):
         MemoryError
             If it does not fit in this machine's memory; raised before it is allocated.
         """
-        raise NotImplementedError
+        matrix.check_format(format)
+        rows, cols = self.shape
+        matrix.check_memory("a dense matrix", self.shape, rows * cols, (rows + cols) * cols * self.dtype.itemsize)
+        return matrix.as_format(csr_array(self @ np.eye(cols, dtype=self.dtype)), format)
 
     def toarray(self) -> NDArray[Any]:
         """The matrix as a dense array.

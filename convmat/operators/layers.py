@@ -271,7 +271,7 @@ class Separable(ImageOperator):
         return _along(x, self._matrices)
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return _along(y, [None if m is None else m.T for m in self._matrices])
+        return _along(y, self._transpose()._matrices)
 
     def _flipped(self) -> Separable:
         return Separable._of(self.output_shape, tuple(None if m is None else m.T for m in self._matrices))

@@ -40,7 +40,7 @@ class Fft:
         self._shape = groups, outs, ins
         self._phases = list(itertools.product(*(range(axis.stride) for axis in self._axes)))
         # taps of a phase: positions 0 .. reach of its sub-lattice
-        self._reach = tuple((axis.span - 1) // axis.stride for axis in self._axes)
+        self._reach = tuple(axis.memory for axis in self._axes)
         self._tile, self._step = tile_sides(geometry)
         kernels = self._phase_kernels(geometry.kernel(weight))
         # (G, C_out / G, C_in / G * phases, frequencies)
@@ -94,14 +94,14 @@ class Fft:
                 target: list[Any] = [slice(None)]
                 inside: list[Any] = [slice(None), p]
                 for axis, q, a, step in zip(into, phase, start, self._step, strict=True):
-                    first, last, sample = axis.strided_copied(q + axis.stride * a, step)
+                    first, last, sample = axis.strided_copied(axis.place(a, 0) + q, step)
                     target.append(slice(sample, sample + axis.stride * (last - first), axis.stride))
                     inside.append(slice(first, last))
                 sent[image][tuple(target)] = parts[tuple(inside)]
 
         if not bare or any(axis.lo < 0 or axis.hi < 0 for axis in self._axes):
             x[...] = 0  # what a crop leaves out is read by nobody
-        self._run(tile, len(y), [sent_range(axis) for axis in self._axes])
+        self._run(tile, len(y), [axis.sent for axis in self._axes])
         if not bare:
             for piece, image in zip(sent, x, strict=True):
                 fold(piece, self._axes, 0, image)
@@ -159,21 +159,14 @@ def _contract(kernel: NDArray[Any], spectra: NDArray[Any], axis: int) -> NDArray
     return product
 
 
-def sent_range(axis: Axis) -> tuple[int, int]:
-    """The range of samples of a phase, on the extended input, at which A^T y is needed."""
-    first, last = axis.copied(0, axis.padded) if axis.sends_nothing_back else (0, axis.padded)
-    return first // axis.stride, -(-last // axis.stride)
-
-
 def tile_sides(geometry: Geometry) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The sides of a tile, and how many outputs per phase it gives along each axis."""
     kernels = geometry.out_channels * geometry.in_channels // geometry.groups * math.prod(geometry.stride)
-    reach = [(axis.span - 1) // axis.stride for axis in geometry.axes]
     tile = tuple(
-        _tile_side(max(axis.output, last - first), r, geometry.ndim, kernels)
-        for axis, r, (first, last) in zip(geometry.axes, reach, map(sent_range, geometry.axes), strict=True)
+        _tile_side(max(axis.output, axis.sent[1] - axis.sent[0]), axis.memory, geometry.ndim, kernels)
+        for axis in geometry.axes
     )
-    return tile, tuple(side - r for side, r in zip(tile, reach, strict=True))
+    return tile, tuple(side - axis.memory for side, axis in zip(tile, geometry.axes, strict=True))
 
 
 def _tile_side(needed: int, reach: int, dims: int, kernels: int) -> int:

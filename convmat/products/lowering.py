@@ -65,7 +65,7 @@ class Lowering:
     def _rows(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of the extended input that the output rows [start, stop) read."""
         axis = self._axes[0]
-        return axis.stride * start, axis.stride * (stop - 1) + axis.span
+        return axis.place(start, 0), axis.window(stop)
 
     def _windows(self, band: NDArray[Any], rows: int) -> NDArray[Any]:
         """A view of a band (C, R, P_2..P_D) by window: (C, K_1..K_D, rows, M_2..M_D)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from convmat.geometry import Geometry
 from convmat.products.fft import THREAD_WORK as FFT_WORK
-from convmat.products.fft import sent_range, tile_sides
+from convmat.products.fft import tile_sides
 from convmat.products.lowering import BAND_BYTES as LOWERED_BYTES
 from convmat.products.lowering import pieces
 from convmat.products.separable import COLUMNS, MOST, ROWS, block_height
@@ -226,7 +226,7 @@ def _line(g: Geometry, transpose: bool) -> Counts:
 
 def _fft(g: Geometry, transpose: bool, itemsize: int, rank: int) -> Counts:
     tile, step = tile_sides(g)
-    ranges = [sent_range(a) for a in g.axes] if transpose else [(0, m) for m in g.output_size]
+    ranges = [a.sent for a in g.axes] if transpose else [(0, m) for m in g.output_size]
     tiles = math.prod(-(-(last - first) // s) for (first, last), s in zip(ranges, step, strict=True))
     samples, phases = math.prod(tile), math.prod(g.stride)
     images = g.in_channels * phases + g.out_channels

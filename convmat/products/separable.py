@@ -139,16 +139,8 @@ class Separable:
                 matrices = [axis_matrix(axis, vector) for axis, vector in zip(geometry.axes, vectors, strict=True)]
                 down.append(Term.of(place, out, matrices))
                 up.append(Term.of(out, place, [matrix.T for matrix in matrices]))
-        self._down = AxisProducts(down, (geometry.out_channels, *geometry.output_size))
-        self._up = AxisProducts(up, (geometry.in_channels, *geometry.input_size))
-
-    def forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        return self._down.apply(x)
-
-    def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
-        """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        return self._up.apply(y)
+        self.forward = AxisProducts(down, (geometry.out_channels, *geometry.output_size)).apply
+        self.transpose = AxisProducts(up, (geometry.in_channels, *geometry.input_size)).apply
 
 
 class AxisProducts:

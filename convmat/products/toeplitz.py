@@ -111,12 +111,12 @@ class _Line:
         groups, outs, ins, _taps = kernel.shape
         self._shape, self._axis = (groups, outs, ins), axis
         self._block = b = block or line_block(axis, outs)
-        self._window, self._reach = (b - 1) * axis.stride + axis.span, (axis.span - 1) // axis.stride
+        self._window, self._reach = axis.window(b), axis.memory
         down = np.zeros((groups, ins, self._window, outs, b), dtype=kernel.dtype)
         up = np.zeros((groups, outs, self._reach + b, ins, b, axis.stride), dtype=kernel.dtype)
         for k, (back, phase) in enumerate(axis.lattice()):
             for j in range(b):
-                down[:, :, axis.stride * j + axis.dilation * k, :, j] = kernel[..., k].transpose(0, 2, 1)
+                down[:, :, axis.place(j, k), :, j] = kernel[..., k].transpose(0, 2, 1)
                 up[:, :, self._reach - back + j, :, j, phase] = kernel[..., k]
         self._down = down.reshape(groups, ins * self._window, outs * b)
         self._up = up.reshape(groups, outs * (self._reach + b), ins * b * axis.stride)
@@ -137,7 +137,7 @@ class _Line:
         def band(scratch: Scratch, start: int, stop: int) -> None:
             blocks = -(-(stop - start) // b)
             line = scratch.array("line", (groups, ins, b * axis.stride * (blocks - 1) + self._window), x.dtype)
-            read_tile(image, (Axis(ins, 1), dense), (0, 0), (0, axis.stride * start), line)
+            read_tile(image, (Axis(ins, 1), dense), (0, 0), (0, axis.place(start, 0)), line)
             group, channel, item = line.strides
             windows = np.lib.stride_tricks.as_strided(
                 line, (groups, blocks, ins, self._window), (group, b * axis.stride * item, channel, item)
@@ -217,7 +217,7 @@ class _Plane:
         out = y.reshape(self._groups, self._outs, *y.shape[1:])
 
         def band(scratch: Scratch, start: int, stop: int, skip: int) -> None:
-            piece = extend_rows(x, rows, rows.stride * start, rows.stride * (stop - 1) + rows.span)
+            piece = extend_rows(x, rows, rows.place(start, 0), rows.window(stop))
             piece = piece.reshape(self._groups, self._ins, *piece.shape[1:])
             down.rows(scratch, piece, out[:, :, start + skip : stop], skip)
 
@@ -233,7 +233,7 @@ class _Plane:
             x[...] = 0
 
         def band(scratch: Scratch, start: int, stop: int) -> None:
-            above = start * rows.stride
+            above = rows.place(start, 0)
             piece = fold_columns(up.rows(scratch, image, start, stop)[:, : rows.padded - above], cols)
             a, b = rows.copied(above, above + piece.shape[1])
             x[:, a - rows.lo : b - rows.lo] = piece[:, a - above : b - above]
@@ -262,7 +262,7 @@ class _Down:
 
     def __init__(self, rows: Axis, cols: Axis, block: int, block_bytes: int, work: int) -> None:
         self._row_stride, self._cols, self._width = rows.stride, cols, cols.output
-        self._block, self._window = block, (block - 1) * rows.stride + rows.span
+        self._block, self._window = block, rows.window(block)
         step = block * _blocks_of_band(rows.output // block, block_bytes, work)
         whole = rows.output // block * block
         self.bands = [(start, min(start + step, whole), 0) for start in range(0, whole, step)]
@@ -291,7 +291,7 @@ class _ShiftedDown(_Down):
         for i, j in itertools.product(range(b), range(row_taps)):
             for k, (shift, phase) in enumerate(reads):
                 t, p = self._shifts.index(shift), self._phases.index(phase)
-                matrix[:, t, :, i, rows.stride * i + rows.dilation * j, :, p] = kernel[:, :, :, j, k]
+                matrix[:, t, :, i, rows.place(i, j), :, p] = kernel[:, :, :, j, k]
         self._toeplitz = matrix.reshape(groups, len(self._shifts) * outs * b, -1)
 
     def rows(self, scratch: Scratch, piece: NDArray[Any], out: NDArray[Any], skip: int) -> None:
@@ -337,7 +337,7 @@ class _LoweredDown(_Down):
         matrix = np.zeros((groups, outs, b, self._window, ins, col_taps), dtype=kernel.dtype)
         for j in range(b):
             for k in range(row_taps):
-                matrix[:, :, j, rows.stride * j + rows.dilation * k] = kernel[:, :, :, k]
+                matrix[:, :, j, rows.place(j, k)] = kernel[:, :, :, k]
         self._toeplitz = matrix.reshape(groups, outs * b, self._window * ins * col_taps)
 
     def rows(self, scratch: Scratch, piece: NDArray[Any], out: NDArray[Any], skip: int) -> None:
@@ -346,7 +346,7 @@ class _LoweredDown(_Down):
         blocks = (out.shape[2] + skip) // b
         lowered = scratch.array("lowered", (groups, height, ins, taps, width), piece.dtype)
         for k in range(taps):
-            read_columns(piece, self._cols, self._cols.dilation * k, lowered[:, :, :, k].transpose(0, 2, 1, 3))
+            read_columns(piece, self._cols, self._cols.place(0, k), lowered[:, :, :, k].transpose(0, 2, 1, 3))
         group, row, _, column, item = lowered.strides
         windows = np.lib.stride_tricks.as_strided(
             lowered,
@@ -384,7 +384,7 @@ class _Up:
         self._phases = sorted({phase for _, phase in sends})
         total = -(-rows.padded // rows.stride)
         b = min(total, block or 1)
-        reach = (rows.span - 1) // rows.stride
+        reach = rows.memory
         self._block, self._reach = b, reach
         matrix = np.zeros(
             (groups, len(self._phases), ins, b, rows.stride, reach + b, outs, len(self._shifts)), dtype=kernel.dtype

@@ -97,19 +97,6 @@ class Preconditioner(_Hermitian):
         found = times_power(self._inverse.apply(images), powers - problem.normal_power)
         return as_dtype(join(found), x.dtype).reshape(x.shape)
 
-    def tosparse(self, format: str = "csr") -> Any:
-        """The matrix, which is dense, as a sparse array; for small operators.
-
-        Parameters
-        ----------
-        format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
-
-        Returns
-        -------
-        scipy.sparse array, shape `shape`
-        """
-        return sparse.csr_array(self @ np.eye(self.shape[0], dtype=self.dtype)).asformat(format)
-
 
 @dataclass(frozen=True)
 class SolveInfo:

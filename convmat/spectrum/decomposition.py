@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.linalg import LinearOperator
 
-from convmat.geometry import result_dtype
-from convmat.operators import Convolution, ConvTranspose
+from convmat.operators import Convolution, ConvTranspose, ImageOperator
 from convmat.products.threads import blas_on_one_thread
 from convmat.spectrum.bases import Bases, DenseBases, KroneckerBases, PeriodicBases, TransposedBases
 from convmat.spectrum.scaling import as_dtype, as_float, times_power
@@ -27,6 +25,7 @@ from convmat.spectrum.values import (
 )
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
+_Map = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @blas_on_one_thread()
@@ -83,14 +82,14 @@ def svd(A: Convolution) -> SVD:
     values.flags.writeable = False
     if isinstance(A, ConvTranspose):
         bases = TransposedBases(bases)
-    return SVD(A.shape, A.dtype, values, bases)
+    return SVD(A.shape, A.dtype, values, bases, (A.input_shape, A.output_shape))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SVD:
     """A = U diag(sigma) V^H, with U and V applied by FFTs, or axis by axis. Made by `svd`.
 
-    Every method returns a scipy `LinearOperator`; vectors are flat, as for A.
+    Every method returns an operator on the images of A, or of its adjoint.
 
     Attributes
     ----------
@@ -104,12 +103,13 @@ class SVD:
     dtype: np.dtype[Any]
     singular_values: NDArray[Any]
     _bases: Bases
+    _shapes: tuple[tuple[int, ...], tuple[int, ...]]
 
     def __repr__(self) -> str:
         largest = float(self.singular_values[0])
         return f"<SVD of a {self.shape[0]} x {self.shape[1]} {self.dtype} convolution, sigma_1 = {largest:.6g}>"
 
-    def function(self, f: Function) -> LinearOperator:
+    def function(self, f: Function) -> ImageOperator:
         """U diag(f(sigma)) V^H, of the shape of A: a change of the singular values alone.
 
         Parameters
@@ -120,7 +120,7 @@ class SVD:
 
         Returns
         -------
-        LinearOperator, shape `shape`
+        ImageOperator, shape `shape`
 
         Raises
         ------
@@ -129,7 +129,7 @@ class SVD:
         """
         return self._forward(_real_values(f, self._values()), 0)
 
-    def pinv_function(self, f: Function) -> LinearOperator:
+    def pinv_function(self, f: Function) -> ImageOperator:
         """V diag(f(sigma)) U^H, of the shape of A^H: a regularised inverse, such as sigma / (sigma^2 + damp^2).
 
         Parameters
@@ -139,7 +139,7 @@ class SVD:
 
         Returns
         -------
-        LinearOperator, shape ``shape[::-1]``
+        ImageOperator, shape ``shape[::-1]``
 
         Raises
         ------
@@ -148,16 +148,16 @@ class SVD:
         """
         return self._inverse(_real_values(f, self._values()), 0)
 
-    def operator(self) -> LinearOperator:
+    def operator(self) -> ImageOperator:
         """A itself, applied by its decomposition.
 
         Returns
         -------
-        LinearOperator, shape `shape`
+        ImageOperator, shape `shape`
         """
         return self._forward(self._bases.sigma, self._bases.exponents)
 
-    def clip(self, max_value: float, min_value: float = 0.0) -> LinearOperator:
+    def clip(self, max_value: float, min_value: float = 0.0) -> ImageOperator:
         """The nearest operator whose singular values lie between two values (a lower one needs full rank).
 
         Parameters
@@ -166,7 +166,7 @@ class SVD:
 
         Returns
         -------
-        LinearOperator, shape `shape`
+        ImageOperator, shape `shape`
 
         Raises
         ------
@@ -179,7 +179,7 @@ class SVD:
         least, most = (times_power(np.array(as_float(value)), -powers) for value in (min_value, max_value))
         return self._forward(np.clip(self._bases.sigma, least, most), powers)
 
-    def pinv(self, rcond: float | None = None) -> LinearOperator:
+    def pinv(self, rcond: float | None = None) -> ImageOperator:
         """The pseudo-inverse.
 
         Parameters
@@ -189,7 +189,7 @@ class SVD:
 
         Returns
         -------
-        LinearOperator, shape ``shape[::-1]``
+        ImageOperator, shape ``shape[::-1]``
         """
         relative = max(self.shape) * np.finfo(self.dtype).eps if rcond is None else rcond
         sigma, powers = self._bases.sigma, self._bases.exponents
@@ -201,39 +201,50 @@ class SVD:
         """The singular values as the bases order them, in double precision."""
         return times_power(self._bases.sigma, self._bases.exponents)
 
-    def _forward(self, weights: NDArray[Any], powers: ArrayLike) -> LinearOperator:
+    def _forward(self, weights: NDArray[Any], powers: ArrayLike) -> ImageOperator:
         """U diag(weights 2^powers) V^H."""
-        bases = self._bases
-        return self._operator(
-            self.shape,
-            lambda x: bases.from_left(_weighted(bases.to_right(x), weights, powers)),
-            lambda y: bases.from_right(_weighted(bases.to_left(y), weights, powers)),
-        )
+        return _Weighted(self._bases, weights, np.asarray(powers), self.dtype, *self._shapes)
 
-    def _inverse(self, weights: NDArray[Any], powers: ArrayLike) -> LinearOperator:
+    def _inverse(self, weights: NDArray[Any], powers: ArrayLike) -> ImageOperator:
         """V diag(weights 2^powers) U^H."""
-        bases = self._bases
-        return self._operator(
-            self.shape[::-1],
-            lambda y: bases.from_right(_weighted(bases.to_left(y), weights, powers)),
-            lambda x: bases.from_left(_weighted(bases.to_right(x), weights, powers)),
-        )
+        adjoint: ImageOperator = self._forward(weights, powers).H
+        return adjoint
 
-    def _operator(
+
+class _Weighted(ImageOperator):
+    """U diag(weights 2^powers) V^H."""
+
+    def __init__(
         self,
-        shape: tuple[int, int],
-        product: Callable[[NDArray[Any]], NDArray[Any]],
-        adjoint: Callable[[NDArray[Any]], NDArray[Any]],
-    ) -> LinearOperator:
-        (rows, cols), dtype = shape, self.dtype
-        return LinearOperator(
-            shape,
-            dtype=dtype,
-            matvec=lambda x: _vectors(product, x, cols, dtype),
-            rmatvec=lambda y: _vectors(adjoint, y, rows, dtype),
-            matmat=lambda X: _vectors(product, X.swapaxes(-1, -2), cols, dtype).swapaxes(-1, -2),
-            rmatmat=lambda Y: _vectors(adjoint, Y.swapaxes(-1, -2), rows, dtype).swapaxes(-1, -2),
+        bases: Bases,
+        weights: NDArray[Any],
+        powers: NDArray[Any],
+        dtype: np.dtype[Any],
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+    ) -> None:
+        self._bases, self._weights, self._powers = bases, weights, powers
+        super().__init__(dtype, input_shape, output_shape)
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return self._product(self._bases.to_right, self._bases.from_left, x).reshape(len(x), *self.output_shape)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        conjugated = self._product(self._bases.to_left, self._bases.from_right, y.conj()).conj()
+        return conjugated.reshape(len(y), *self.input_shape)
+
+    @blas_on_one_thread()
+    def _product(self, to: _Map, back: _Map, images: NDArray[Any]) -> NDArray[Any]:
+        """A real map acts on both parts of complex vectors."""
+        rows = images.reshape(len(images), math.prod(images.shape[1:]))
+        if not len(rows):  # an FFT of no vectors is refused
+            return self._product(to, back, np.zeros((1, rows.shape[1]), rows.dtype))[:0]
+        parts = self.dtype.kind != "c" and rows.dtype.kind == "c"
+        found = back(
+            _weighted(to(np.concatenate([rows.real, rows.imag]) if parts else rows), self._weights, self._powers)
         )
+        joined = found[: len(rows)] + 1j * found[len(rows) :] if parts else found
+        return joined.astype(rows.dtype, copy=False)
 
 
 def _weighted(coefficients: NDArray[Any], weights: NDArray[Any], powers: ArrayLike) -> NDArray[Any]:
@@ -249,24 +260,3 @@ def _real_values(f: Function, sigma: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(f"f returns the shape {values.shape} for singular values of shape {sigma.shape}: it must act "
                          f"on each entry")  # fmt: skip
     return values
-
-
-@blas_on_one_thread()
-def _vectors(
-    product: Callable[[NDArray[Any]], NDArray[Any]], vectors: NDArray[Any], size: int, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """A product of (batch, n) on vectors (.., n), or on one column (n, 1); a real map acts on both parts of complex."""
-    vectors = np.asarray(vectors)
-    result = result_dtype(dtype, vectors)
-    if vectors.shape[-1:] != (size,):  # scipy before 1.18 passes a column as it is
-        vectors = vectors.reshape(size)
-    batch = vectors.shape[:-1]
-    rows = np.ascontiguousarray(vectors).reshape(math.prod(batch), size)
-    if not len(rows):  # an FFT of no vectors is refused
-        return np.empty((*batch, product(np.zeros((1, size), dtype)).shape[-1]), dtype=result)
-    if dtype.kind == "c" or rows.dtype.kind != "c":
-        found = product(rows)
-    else:
-        parts = product(np.concatenate([rows.real, rows.imag]))
-        found = parts[: len(rows)] + 1j * parts[len(rows) :]
-    return found.reshape(*batch, found.shape[-1]).astype(result, copy=False)
