@@ -23,6 +23,10 @@ from convmat.operators import (
     Rearrange,
     Separable,
     Upsample,
+    block_diag,
+    hstack,
+    identity,
+    vstack,
 )
 from convmat.testing import check_adjoint
 
@@ -56,12 +60,15 @@ __all__ = [
     "Separable",
     "SolveInfo",
     "Upsample",
+    "block_diag",
     "check_adjoint",
     "clip_singular_values",
     "conv_matrix",
     "conv_transpose_matrix",
     "from_onnx",
     "from_torch",
+    "hstack",
+    "identity",
     "load",
     "norm_bounds",
     "normal",
@@ -72,6 +79,7 @@ __all__ = [
     "tikhonov",
     "to_pylops",
     "to_torch",
+    "vstack",
 ]
 
 # Imported when they are first asked for: scipy.fft and scipy.special take a tenth of a second, the interchange has the

@@ -10,7 +10,18 @@
 ========================= =================================================================================
 """
 
-from convmat.operators.algebra import Chain
+from convmat.operators.algebra import (
+    BlockDiagonal,
+    Chain,
+    HStack,
+    Scaled,
+    Sum,
+    VStack,
+    block_diag,
+    hstack,
+    identity,
+    vstack,
+)
 from convmat.operators.base import ImageOperator
 from convmat.operators.convolution import (
     Conv,
@@ -28,6 +39,7 @@ from convmat.operators.factors import Crop, Downsample, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 
 __all__ = [
+    "BlockDiagonal",
     "Chain",
     "Conv",
     "Conv1d",
@@ -42,9 +54,17 @@ __all__ = [
     "Crop",
     "Diagonal",
     "Downsample",
+    "HStack",
     "ImageOperator",
     "Pad",
     "Rearrange",
+    "Scaled",
     "Separable",
+    "Sum",
     "Upsample",
+    "VStack",
+    "block_diag",
+    "hstack",
+    "identity",
+    "vstack",
 ]

@@ -1,19 +1,31 @@
-"""Operators one after the other, as one operator."""
+"""Operators made of operators: products, sums, multiples, and blocks of them.
+
+Whatever is built here is an operator on images again, and its transpose is built of the transposes of its parts.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+import math
+import operator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+from scipy import sparse
 
+from convmat.geometry import as_weight
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
-from convmat.operators.base import ImageOperator
+from convmat.operators.base import Algebra, ImageOperator
+from convmat.operators.layers import Diagonal, Rearrange
 
 _BLOCK = 2**24
 """Multiplications of a slab of rows whose entries are counted at a time."""
+
+Shape = tuple[int, ...]
 
 
 class Chain(ImageOperator):
@@ -79,12 +91,8 @@ class Chain(ImageOperator):
     _factors: tuple[ImageOperator, ...]
 
     def __init__(self, *factors: ImageOperator) -> None:
-        for factor in factors:
-            if not isinstance(factor, ImageOperator):
-                raise TypeError(f"a factor of a chain must be a convmat operator on images, not {factor!r}")
+        _check_operators("a factor of a chain", factors)
         flat = tuple(part for f in factors for part in (f._factors if isinstance(f, Chain) else (f,)))
-        if not flat:
-            raise ValueError("a chain must have at least one factor")
         for position, (left, right) in enumerate(itertools.pairwise(flat)):
             if left.input_shape != right.output_shape:
                 raise ValueError(
@@ -145,6 +153,585 @@ class Chain(ImageOperator):
         check_format(format)
         product = functools.reduce(_multiply, (factor.tosparse() for factor in self._factors))
         return as_format(product.astype(self.dtype, copy=False), format)
+
+
+class Scaled(ImageOperator):
+    """A number times an operator, c A. Made by ``c * A``, ``A * c``, ``A / c`` and ``-A``.
+
+    Parameters
+    ----------
+    factor : number
+        Python's numbers take the precision of the operator, numpy's keep their own.
+    of : ImageOperator
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the factor is not a number, or the operator none.
+
+    Examples
+    --------
+    >>> from convmat import Conv1d
+    >>> A = -2 * Conv1d([1.0, 2.0], 3)
+    >>> A.toarray()
+    array([[-2., -4.,  0.],
+           [ 0., -2., -4.]])
+    >>> type(A.T).__name__, type(A.T.of).__name__
+    ('Scaled', 'ConvTranspose1d')
+    """
+
+    def __init__(self, factor: Any, of: ImageOperator) -> None:
+        _check_operators("of", [of])
+        self._factor, dtype = _number(factor, of.dtype)
+        self._of = of
+        super().__init__(dtype, of.input_shape, of.output_shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._typed(self._factor), self._of)
+
+    def _typed(self, factor: Any) -> Any:
+        """A factor that makes the product with the operator of the dtype that this has."""
+        return factor if self.dtype == self._of.dtype else self.dtype.type(factor)
+
+    @property
+    def factor(self) -> Any:
+        """The number, a float or a complex."""
+        return self._factor
+
+    @property
+    def of(self) -> ImageOperator:
+        """The operator."""
+        return self._of
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return _times(self._factor, self._of._forward(x), x)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return _times(self._factor, self._of._backward(y), y)
+
+    def _flipped(self) -> Scaled:
+        return Scaled(self._typed(self._factor), self._of.T)
+
+    def _adjoint(self) -> ImageOperator:
+        if self.dtype.kind != "c":
+            return self._transpose()
+        return Scaled(self._typed(self._factor.conjugate()), self._of.H)
+
+    def tosparse(self, format: str = "csr") -> Any:
+        check_format(format)
+        product = self._of.tosparse()
+        data = product.data.astype(self.dtype, copy=False)
+        return as_format(product._with_data(data * self._factor, copy=False), format)
+
+
+class Sum(ImageOperator):
+    r"""The sum of operators, :math:`A = A_1 + \cdots + A_L`. Made by ``A + B`` and ``A - B``.
+
+    Forward, :math:`A x = \sum A_l x`; transposed, :math:`A^T y = \sum A_l^T y`.
+
+    Parameters
+    ----------
+    *terms : ImageOperator
+        Of one flat shape. Sums among them are taken apart. Image shapes that all have are those of the sum; else they
+        are flat.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a term is not an ImageOperator, there is none, or the shapes do not fit.
+
+    See Also
+    --------
+    simplify : one convolution for the sum of several.
+
+    Notes
+    -----
+    An entry of the matrix that cancels to 0 may be stored or not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat import Conv1d
+    >>> smooth, shift = Conv1d([1.0, 2.0, 1.0], 4, padding=1), Conv1d([1.0], 4)
+    >>> A = smooth / 4 - shift
+    >>> A.toarray()
+    array([[-0.5 ,  0.25,  0.  ,  0.  ],
+           [ 0.25, -0.5 ,  0.25,  0.  ],
+           [ 0.  ,  0.25, -0.5 ,  0.25],
+           [ 0.  ,  0.  ,  0.25, -0.5 ]])
+    >>> [type(term).__name__ for term in (smooth + shift).T.terms()]
+    ['ConvTranspose1d', 'ConvTranspose1d']
+    """
+
+    _terms: tuple[ImageOperator, ...]
+
+    def __init__(self, *terms: ImageOperator) -> None:
+        _check_operators("a term of a sum", terms)
+        flat = tuple(part for term in terms for part in (term._terms if isinstance(term, Sum) else (term,)))
+        for position, term in enumerate(flat):
+            if term.shape != flat[0].shape:
+                raise ValueError(
+                    f"term {position} ({type(term).__name__}) has shape {term.shape}, and term 0 "
+                    f"({type(flat[0]).__name__}) {flat[0].shape}: they must be the same"
+                )
+        shapes = _common([t.input_shape for t in flat]), _common([t.output_shape for t in flat])
+        self._terms = tuple(_reshaped(term, *shapes) for term in flat)
+        super().__init__(np.result_type(*(t.dtype for t in flat)), *shapes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._terms
+
+    def terms(self) -> tuple[ImageOperator, ...]:
+        """The terms.
+
+        Returns
+        -------
+        tuple of ImageOperator
+        """
+        return self._terms
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return _add_up((term._forward(x) for term in self._terms), x)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return _add_up((term._backward(y) for term in self._terms), y)
+
+    def _flipped(self) -> Sum:
+        return Sum(*(term.T for term in self._terms))
+
+    def _adjoint(self) -> ImageOperator:
+        return self._transpose() if self.dtype.kind != "c" else Sum(*(term.H for term in self._terms))
+
+    def tosparse(self, format: str = "csr") -> Any:
+        check_format(format)
+        total = functools.reduce(_add, (term.tosparse() for term in self._terms))
+        return as_format(total.astype(self.dtype, copy=False), format)
+
+
+class Blocks(ImageOperator):
+    """Operators as blocks of one matrix; their outputs or inputs, or both, are put one after the other."""
+
+    _parts: tuple[ImageOperator, ...]
+
+    def __init__(self, *parts: ImageOperator) -> None:
+        _check_operators("a block", parts)
+        self._parts = tuple(
+            part for given in parts for part in (given._parts if type(given) is type(self) else (given,))
+        )
+        self._check_sizes()
+        super().__init__(np.result_type(*(part.dtype for part in self._parts)), *self._joined_shapes())
+
+    def _check_sizes(self) -> None: ...
+
+    def _joined_shapes(self) -> tuple[Shape, Shape]:
+        raise NotImplementedError
+
+    def _transposed_kind(self) -> type[Blocks]:
+        return type(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._parts
+
+    def parts(self) -> tuple[ImageOperator, ...]:
+        """The blocks, in order.
+
+        Returns
+        -------
+        tuple of ImageOperator
+        """
+        return self._parts
+
+    def _flipped(self) -> Blocks:
+        return self._transposed_kind()(*(part.T for part in self._parts))
+
+    def _adjoint(self) -> ImageOperator:
+        if self.dtype.kind != "c":
+            return self._transpose()
+        return self._transposed_kind()(*(part.H for part in self._parts))
+
+    def _inputs(self) -> list[Shape]:
+        return [part.input_shape for part in self._parts]
+
+    def _outputs(self) -> list[Shape]:
+        return [part.output_shape for part in self._parts]
+
+    def _check_axis(self, axis: int, word: str) -> None:
+        """All parts must have one number of rows (axis 0) or columns (axis 1)."""
+        first = self._parts[0]
+        for position, part in enumerate(self._parts):
+            if part.shape[axis] != first.shape[axis]:
+                raise ValueError(
+                    f"block {position} ({type(part).__name__}) has {part.shape[axis]} {word}, and block 0 "
+                    f"({type(first).__name__}) {first.shape[axis]}: they must be as many"
+                )
+
+    def tosparse(self, format: str = "csr") -> Any:
+        check_format(format)
+        parts = [part.tosparse().astype(self.dtype, copy=False) for part in self._parts]
+        nnz = sum(part.nnz for part in parts)
+        check_memory(
+            "a sparse matrix", self.shape, nnz, 2 * nnz * (self.dtype.itemsize + index_dtype(nnz, *self.shape).itemsize)
+        )
+        matrix = self._assembled(parts)
+        matrix.sort_indices()
+        return as_format(matrix, format)
+
+    def _assembled(self, parts: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+
+class VStack(Blocks):
+    """Operators below each other, [A; B]. Made by `vstack`."""
+
+    def _check_sizes(self) -> None:
+        self._check_axis(1, "columns")
+
+    def _joined_shapes(self) -> tuple[Shape, Shape]:
+        return _common(self._inputs()), _concatenated(self._outputs())
+
+    def _transposed_kind(self) -> type[Blocks]:
+        return HStack
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        return _join((p._forward(x.reshape(len(x), *p.input_shape)) for p in self._parts), x, self.output_shape)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        pieces = zip(self._parts, _cut(y, self._outputs()), strict=True)
+        return _add_up((p._backward(piece).reshape(len(y), *self.input_shape) for p, piece in pieces), y)
+
+    def _assembled(self, parts: Sequence[Any]) -> Any:
+        return sparse.vstack(parts, format="csr")
+
+
+class HStack(Blocks):
+    """Operators beside each other, [A, B]. Made by `hstack`."""
+
+    def _check_sizes(self) -> None:
+        self._check_axis(0, "rows")
+
+    def _joined_shapes(self) -> tuple[Shape, Shape]:
+        return _concatenated(self._inputs()), _common(self._outputs())
+
+    def _transposed_kind(self) -> type[Blocks]:
+        return VStack
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        pieces = zip(self._parts, _cut(x, self._inputs()), strict=True)
+        return _add_up((p._forward(piece).reshape(len(x), *self.output_shape) for p, piece in pieces), x)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        return _join((p._backward(y.reshape(len(y), *p.output_shape)) for p in self._parts), y, self.input_shape)
+
+    def _assembled(self, parts: Sequence[Any]) -> Any:
+        return sparse.hstack(parts, format="csr")
+
+
+class BlockDiagonal(Blocks):
+    """Operators along the diagonal, each on its own part of the input. Made by `block_diag`."""
+
+    def _joined_shapes(self) -> tuple[Shape, Shape]:
+        return _concatenated(self._inputs()), _concatenated(self._outputs())
+
+    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        pieces = zip(self._parts, _cut(x, self._inputs()), strict=True)
+        return _join((part._forward(piece) for part, piece in pieces), x, self.output_shape)
+
+    def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
+        pieces = zip(self._parts, _cut(y, self._outputs()), strict=True)
+        return _join((part._backward(piece) for part, piece in pieces), y, self.input_shape)
+
+    def _assembled(self, parts: Sequence[Any]) -> Any:
+        return sparse.block_diag(parts, format="csr")
+
+
+def identity(shape: int | Sequence[int], *, dtype: DTypeLike = np.float64) -> Diagonal:
+    """The identity on images.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The whole shape of an image, channels included.
+    dtype : dtype
+        float32, float64, complex64 or complex128.
+
+    Returns
+    -------
+    Diagonal
+        Of ones, ``input_shape == output_shape == shape``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of a wrong kind or value.
+
+    References
+    ----------
+    .. [1] ``scipy.sparse.eye_array``
+
+    Examples
+    --------
+    >>> from convmat import Conv1d, identity
+    >>> sharpen = 2 * identity(4) - Conv1d([1.0, 2.0, 1.0], 4, padding=1) / 4
+    >>> sharpen @ [1.0, 1.0, 1.0, 1.0]
+    array([1.25, 1.  , 1.  , 1.25])
+    """
+    return Diagonal(np.ones((), dtype), shape)
+
+
+def vstack(ops: Iterable[ImageOperator]) -> ImageOperator:
+    """Operators below each other: the image goes to all of them, their outputs are put one after the other.
+
+    Parameters
+    ----------
+    ops : iterable of ImageOperator
+        With as many columns each.
+
+    Returns
+    -------
+    ImageOperator, shape (sum of rows, columns)
+        Flat vectors are the concatenated ravels. `output_shape` is that of ``numpy.concatenate`` on the first axis
+        where the other axes agree, else flat; `input_shape` is that of the operators where it is the same, else flat.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, one is not an operator on images, or the columns differ.
+
+    References
+    ----------
+    .. [1] ``scipy.sparse.vstack``, ``pylops.VStack``
+
+    Examples
+    --------
+    Damped least squares, |A x - y|^2 + d^2 |D x|^2, is one least-squares problem:
+
+    >>> import numpy as np
+    >>> from scipy.sparse.linalg import lsqr
+    >>> from convmat import Conv1d, tikhonov, vstack
+    >>> A, D = Conv1d([1.0, 2.0, 1.0], 8, padding=1), Conv1d([1.0, -1.0], 8)
+    >>> K = vstack([A, 0.1 * D])
+    >>> K.output_shape
+    (15,)
+    >>> y = np.arange(8.0)
+    >>> x = lsqr(K, np.concatenate([y, np.zeros(7)]), atol=1e-13, btol=1e-13)[0]
+    >>> bool(np.allclose(x, tikhonov(A, y, 0.1, regularizer=D)[0]))
+    True
+    """
+    return VStack(*_listed("vstack", ops))
+
+
+def hstack(ops: Iterable[ImageOperator]) -> ImageOperator:
+    """Operators beside each other: each has an input of its own, their outputs are added.
+
+    Parameters
+    ----------
+    ops : iterable of ImageOperator
+        With as many rows each.
+
+    Returns
+    -------
+    ImageOperator, shape (rows, sum of columns)
+        With shapes as for `vstack`, whose transpose it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, one is not an operator on images, or the rows differ.
+
+    References
+    ----------
+    .. [1] ``scipy.sparse.hstack``, ``pylops.HStack``
+
+    Examples
+    --------
+    >>> from convmat import Conv1d, hstack
+    >>> hstack([Conv1d([1.0, 1.0], 3), Conv1d([1.0, -1.0], 3)]).toarray()
+    array([[ 1.,  1.,  0.,  1., -1.,  0.],
+           [ 0.,  1.,  1.,  0.,  1., -1.]])
+    """
+    return HStack(*_listed("hstack", ops))
+
+
+def block_diag(ops: Iterable[ImageOperator]) -> ImageOperator:
+    """Operators along the diagonal: each has an input and an output of its own.
+
+    Parameters
+    ----------
+    ops : iterable of ImageOperator
+
+    Returns
+    -------
+    ImageOperator, shape (sum of rows, sum of columns)
+        With shapes as for `vstack`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are none, or one is not an operator on images.
+
+    References
+    ----------
+    .. [1] ``scipy.sparse.block_diag``, ``pylops.BlockDiag``
+
+    Examples
+    --------
+    >>> from convmat import Conv1d, block_diag
+    >>> block_diag([Conv1d([1.0, 1.0], 2), Conv1d([2.0], 2)]).toarray()
+    array([[1., 1., 0., 0.],
+           [0., 0., 2., 0.],
+           [0., 0., 0., 2.]])
+    """
+    return BlockDiagonal(*_listed("block_diag", ops))
+
+
+def product(left: ImageOperator, right: ImageOperator) -> ImageOperator:
+    """``left @ right``; where the flat sizes agree and the image shapes do not, the flat vector is passed on."""
+    if left.shape[1] != right.shape[0]:
+        raise ValueError(
+            f"A @ B: A ({type(left).__name__}) takes images of shape {left.input_shape}, {left.shape[1]} entries, but "
+            f"B ({type(right).__name__}) gives {right.output_shape}, {right.shape[0]}: they must be as many"
+        )
+    return Chain(left, _reshaped(right, right.input_shape, left.input_shape))
+
+
+def power(of: ImageOperator, exponent: Any) -> ImageOperator:
+    """``of ** exponent``."""
+    try:
+        count = operator.index(exponent)
+    except TypeError:
+        raise TypeError(f"A ** {exponent!r}: the exponent must be an integer") from None
+    if isinstance(exponent, bool | np.bool_):
+        raise TypeError(f"A ** {exponent!r}: the exponent must be an integer, not a bool")
+    if count < 0:
+        raise ValueError(f"A ** {count}: the exponent must not be negative; to solve with A is what tikhonov does")
+    if of.shape[0] != of.shape[1]:
+        raise ValueError(f"A ** {count}: A must be square, and has the shape {of.shape}")
+    if count == 0:
+        return identity(of.input_shape, dtype=of.dtype)
+    return functools.reduce(product, [of] * count)
+
+
+def total(left: ImageOperator, right: ImageOperator) -> ImageOperator:
+    """``left + right``."""
+    return Sum(left, right)
+
+
+def scaled(factor: Any, of: ImageOperator) -> ImageOperator:
+    """``factor * of``."""
+    return Scaled(factor, of)
+
+
+def reciprocal(number: Any) -> Any:
+    """1 / number, in the kind of the number."""
+    value, _ = _number(number, np.dtype(np.float64))
+    if value == 0:
+        raise ZeroDivisionError(f"A / {number!r}: an operator cannot be divided by 0")
+    return 1 / (value if isinstance(number, int | float | complex) and not isinstance(number, np.generic) else number)
+
+
+ImageOperator._algebra = cast(Algebra, sys.modules[__name__])
+
+
+def _check_operators(name: str, given: Sequence[Any]) -> None:
+    if not given:
+        raise ValueError(f"{name} is missing: there must be at least one operator")
+    for part in given:
+        if not isinstance(part, ImageOperator):
+            raise TypeError(f"{name} must be a convmat operator on images, not {_shown(part)}")
+
+
+def _listed(name: str, ops: Iterable[Any]) -> list[Any]:
+    if isinstance(ops, ImageOperator) or not isinstance(ops, Iterable):
+        raise TypeError(f"{name}(ops) takes a list of operators, not {_shown(ops)}")
+    return list(ops)
+
+
+def _shown(thing: Any) -> str:
+    return f"{type(thing).__name__} {thing!r:.60}"
+
+
+def _number(value: Any, dtype: np.dtype[Any]) -> tuple[Any, np.dtype[Any]]:
+    """A number as Python's, and the dtype of its product with an operator of that dtype."""
+    array = np.asarray(value)
+    if array.ndim or array.dtype.kind not in "biufc":
+        if isinstance(value, int):  # beyond 64 bits
+            try:
+                return float(value), dtype
+            except OverflowError:
+                raise ValueError(f"an integer of {value.bit_length()} bits is too large to scale an operator") from None
+        raise TypeError(f"an operator can be multiplied by a number, not by {_shown(value)}")
+    if array.dtype.kind in "biu":
+        return float(value), dtype
+    if isinstance(value, np.generic | np.ndarray):
+        return array.item(), np.result_type(dtype, as_weight(array).dtype)
+    return value, np.result_type(dtype, np.complex64) if array.dtype.kind == "c" else dtype
+
+
+def _times(factor: Any, result: NDArray[Any], source: NDArray[Any]) -> NDArray[Any]:
+    """The multiple of a result, in place unless it is (a view of) its source."""
+    if np.may_share_memory(result, source) or not result.flags.writeable:
+        return np.asarray(factor * result)
+    result *= factor
+    return result
+
+
+def _add_up(results: Iterator[NDArray[Any]], source: NDArray[Any]) -> NDArray[Any]:
+    """The sum, one result at a time, into the first of them unless it is (a view of) its source."""
+    total = next(results)
+    if np.may_share_memory(total, source) or not total.flags.writeable:
+        total = total.copy()
+    for result in results:
+        total += result
+    return total
+
+
+def _join(results: Iterator[NDArray[Any]], source: NDArray[Any], shape: Shape) -> NDArray[Any]:
+    """Batches of images as one batch of their concatenated ravels, in that shape."""
+    joined = np.empty((len(source), math.prod(shape)), dtype=source.dtype)
+    start = 0
+    for result in results:
+        stop = start + math.prod(result.shape[1:])
+        joined[:, start:stop] = result.reshape(len(source), stop - start)
+        start = stop
+    return joined.reshape(len(source), *shape)
+
+
+def _cut(images: NDArray[Any], shapes: Sequence[Shape]) -> Iterator[NDArray[Any]]:
+    """Batches of the images of these shapes, of which a batch has the concatenated ravels."""
+    flat = images.reshape(len(images), math.prod(images.shape[1:]))
+    edges = [0, *itertools.accumulate(math.prod(shape) for shape in shapes)]
+    for shape, (start, stop) in zip(shapes, itertools.pairwise(edges), strict=True):
+        yield flat[:, start:stop].reshape(len(flat), *shape)
+
+
+def _common(shapes: Sequence[Shape]) -> Shape:
+    """The shape that all have, or the flat one."""
+    return shapes[0] if len(set(shapes)) == 1 else (math.prod(shapes[0]),)
+
+
+def _concatenated(shapes: Sequence[Shape]) -> Shape:
+    """The shape of the concatenation along the first axis where the others agree, else that of the ravels."""
+    if len({shape[1:] for shape in shapes}) == 1:
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    return (sum(math.prod(shape) for shape in shapes),)
+
+
+def _reshaped(of: ImageOperator, input_shape: Shape, output_shape: Shape) -> ImageOperator:
+    """The same matrix between images of other shapes."""
+    factors = [of]
+    if of.output_shape != output_shape:
+        factors.insert(0, Rearrange(of.output_shape, output_shape, dtype=of.dtype))
+    if of.input_shape != input_shape:
+        factors.append(Rearrange(input_shape, of.input_shape, dtype=of.dtype))
+    return of if len(factors) == 1 else Chain(*factors)
+
+
+def _add(left: Any, right: Any) -> Any:
+    """The sum of two CSR arrays, if it fits in memory."""
+    entries = left.nnz + right.nnz
+    per_entry = np.result_type(left.dtype, right.dtype).itemsize + index_dtype(*left.shape).itemsize
+    check_memory("a sum of sparse matrices", left.shape, entries, entries * per_entry)
+    return left + right
 
 
 def _multiply(left: Any, right: Any) -> Any:

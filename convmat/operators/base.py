@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,20 @@ from convmat.geometry import output_shape_of, result_dtype
 
 _TRANSPOSED_ROWS = 2048
 """Rows of a block of vectors that are transposed at a time."""
+
+
+class Algebra(Protocol):
+    """What operators are built from operators: `convmat.operators.algebra`, which stands above this module."""
+
+    def product(self, left: ImageOperator, right: ImageOperator) -> ImageOperator: ...
+
+    def power(self, of: ImageOperator, exponent: Any) -> ImageOperator: ...
+
+    def total(self, left: ImageOperator, right: ImageOperator) -> ImageOperator: ...
+
+    def scaled(self, factor: Any, of: ImageOperator) -> ImageOperator: ...
+
+    def reciprocal(self, number: Any) -> Any: ...
 
 
 class ImageOperator(LinearOperator):
@@ -33,6 +47,8 @@ class ImageOperator(LinearOperator):
         Shapes of the images that go in and come out.
     """
 
+    __array_ufunc__ = None  # numbers of numpy leave products and sums to the operator
+    _algebra: ClassVar[Algebra]
     _frozen = False
     _partner: Callable[[], ImageOperator | None] = staticmethod(lambda: None)
 
@@ -139,9 +155,31 @@ class ImageOperator(LinearOperator):
         TypeError, ValueError
             If x is none of these; for an image, the message names `apply`.
         """
-        if not isinstance(x, LinearOperator) and not np.isscalar(x):
+        if isinstance(x, ImageOperator):
+            return self._algebra.product(self, x)
+        if _is_number(x):
+            return self._algebra.scaled(x, self)
+        if not isinstance(x, LinearOperator):
             self._check_vectors(x)
         return super().dot(x)
+
+    def __add__(self, other: Any) -> Any:
+        return self._algebra.total(self, other) if isinstance(other, ImageOperator) else super().__add__(other)
+
+    def __sub__(self, other: Any) -> Any:
+        return self + -other if isinstance(other, ImageOperator) else super().__sub__(other)
+
+    def __neg__(self) -> ImageOperator:
+        return self._algebra.scaled(-1, self)
+
+    def __rmul__(self, number: Any) -> Any:
+        return self._algebra.scaled(number, self) if _is_number(number) else super().__rmul__(number)
+
+    def __truediv__(self, number: Any) -> ImageOperator:
+        return self._algebra.scaled(self._algebra.reciprocal(number), self)
+
+    def __pow__(self, exponent: Any) -> ImageOperator:
+        return self._algebra.power(self, exponent)
 
     def _check_vectors(self, x: Any) -> None:
         name = type(x).__name__
@@ -273,6 +311,10 @@ class _Conjugated(_Derived):
     def tosparse(self, format: str = "csr") -> Any:
         matrix.check_format(format)
         return matrix.as_format(self._of.tosparse().conj(), format)
+
+
+def _is_number(x: Any) -> bool:
+    return bool(np.isscalar(x)) or (isinstance(x, np.ndarray) and x.ndim == 0)
 
 
 def _as_rows(columns: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
