@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmat import html
+from convmat.occupancy import counted_quickly, entries_in_cells
 from convmat.patterns import by_rows, never_read
 from convmat.taps import EXTENSIONS, Axis
 
@@ -26,8 +28,8 @@ _LARGEST = 2**62
 
 _CROP_HINT = "; only a (lo, hi) pair may be negative, and crops"
 
-_MOST_WORK = 2**22
-"""Reads that `print` looks at, for the samples that no output reads."""
+_MOST_WORK = 2**20
+"""Reads that `print` looks at, for the samples that no output reads, and for the number of entries."""
 
 DTYPES = tuple(np.dtype(t) for t in (np.float32, np.float64, np.complex64, np.complex128))
 
@@ -140,6 +142,8 @@ class Geometry:
         counted = all(_unread_work(axis) <= _MOST_WORK for axis in axes)
         unread = [never_read(axis, 6) for axis in axes] if counted else []
         samples = ", ".join(f"axis {a}: {_span(*u)}" for a, u in enumerate(unread) if u[0]) or "nothing"
+        few = all(_border_work(axis) <= _MOST_WORK for axis in axes)
+        entries = f"{self.nnz} stored entries" if few else "entries not counted: too many reads to look at"
         lines = [
             ("convolution", f"{channels}kernel {_x(self.kernel_size)}{' (flipped)' if self.flip else ''}, stride "
                             f"{_x(self.stride)}, dilation {_x(self.dilation)}{groups}"),
@@ -148,11 +152,18 @@ class Geometry:
             ("output", f"{_x(self.output_size)}"),
             ("never read", samples if counted else "not counted: too many reads to look at"),
             ("same output", f"from every input size {sharing}"),
-            ("matrix", f"{self.shape[0]} x {self.shape[1]}, {self.nnz} stored entries"),
+            ("matrix", f"{self.shape[0]} x {self.shape[1]}, {entries}"),
         ]  # fmt: skip
         return "\n".join(f"{name:<12} {text}" for name, text in lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html.page(str(self), self.shape, self.cells)
+
+    def cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        """Stored entries in each cell of a grid, see `convmat.occupancy`; None where counting would take long."""
+        return entries_in_cells(self, row_edges, column_edges) if counted_quickly(self) else None
 
 
 def as_weight(weight: ArrayLike) -> NDArray[Any]:
@@ -540,6 +551,12 @@ def _batch(shape: tuple[int, ...]) -> str:
 def _unread_work(axis: Axis) -> int:
     """Reads to look at for the samples that no output reads, about: those near the border, and of one period."""
     return axis.taps * (2 * axis.span + axis.stride + max(0, axis.lo) + max(0, axis.hi))
+
+
+def _border_work(axis: Axis) -> int:
+    """Reads of the outputs near the border, which are counted one by one."""
+    first, last = axis.interior
+    return axis.taps * (axis.output - (last - first) + 1)
 
 
 def _span(count: int, samples: list[int]) -> str:

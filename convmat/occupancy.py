@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import Geometry
 from convmat.patterns import Band, by_rows
+from convmat.taps import Axis
 
 Counts = NDArray[Any]
 Below = Callable[[NDArray[Any], NDArray[Any]], Counts]
@@ -24,8 +24,38 @@ Below = Callable[[NDArray[Any], NDArray[Any]], Counts]
 
 _EQUAL, _LESS, _FREE = range(3)
 
+_MOST_WORK = 2**18
+"""Reads of border rows, and steps of the repeated ones, that are counted in a few milliseconds."""
 
-def entries_in_cells(geometry: Geometry, row_edges: Sequence[int], column_edges: Sequence[int]) -> Counts:
+_STEP = 2**8
+"""Reads of border rows that take as long as one tap of the repeated row."""
+
+
+class Pattern(Protocol):
+    """Of a `Geometry`, what says where the matrix has entries."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]: ...
+    @property
+    def groups(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def out_channels(self) -> int: ...
+    @property
+    def nnz(self) -> int: ...
+
+
+def counted_quickly(geometry: Pattern) -> bool:
+    """Whether `entries_in_cells` takes milliseconds: it does unless a long kernel meets wide borders."""
+    work = 0
+    for axis in geometry.axes:
+        first, last = axis.interior
+        work += axis.taps * (axis.output - (last - first) + _STEP)
+    return work <= _MOST_WORK
+
+
+def entries_in_cells(geometry: Pattern, row_edges: Sequence[int], column_edges: Sequence[int]) -> Counts:
     """The number of stored entries of the matrix of a convolution in each cell of a grid.
 
     Parameters
@@ -49,8 +79,8 @@ def entries_in_cells(geometry: Geometry, row_edges: Sequence[int], column_edges:
     """
     integers = np.dtype(np.int64) if geometry.nnz < 2**62 else np.dtype(object)
     axes = [_channels(geometry), *(_spatial(by_rows(axis, 0, axis.output)) for axis in geometry.axes)]
-    row_sizes = (geometry.out_channels, *geometry.output_size)
-    column_sizes = (geometry.in_channels, *geometry.input_size)
+    row_sizes = (geometry.out_channels, *(axis.output for axis in geometry.axes))
+    column_sizes = (geometry.in_channels, *(axis.size for axis in geometry.axes))
     rows, columns = _digits(row_edges, row_sizes), _digits(column_edges, column_sizes)
     tables = [_boxes(*parts) for parts in zip(axes, rows, columns, row_sizes, column_sizes, strict=True)]
 
@@ -109,7 +139,7 @@ def _ends(digits: NDArray[np.int64], size: int) -> tuple[NDArray[np.int64], NDAr
     return distinct, at.reshape(4, -1)
 
 
-def _channels(geometry: Geometry) -> Below:
+def _channels(geometry: Pattern) -> Below:
     """Channels of one group meet: full groups before both, and a part of the next."""
     outs, ins = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
 

@@ -10,10 +10,11 @@ import convmat
 PACKAGE = Path(convmat.__file__).parent
 
 FLOORS = [
-    ["taps"],
+    ["taps", "html"],
     ["patterns"],
+    ["occupancy"],
     ["geometry"],
-    ["matrix", "occupancy"],
+    ["matrix"],
     ["products"],
     ["operators"],
     ["spectrum"],

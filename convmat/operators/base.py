@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -12,11 +13,16 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 from scipy.sparse.linalg import LinearOperator
 
-from convmat import matrix
+from convmat import html, matrix
 from convmat.geometry import output_shape_of, result_dtype
 
 _TRANSPOSED_ROWS = 2048
 """Rows of a block of vectors that are transposed at a time."""
+
+_DRAWN_ENTRIES = 2**16
+"""Of a matrix that is built for a drawing, as if it were dense."""
+
+_NAMED_PARTS = 8
 
 
 class Algebra(Protocol):
@@ -234,6 +240,28 @@ class ImageOperator(LinearOperator):
         transposed: ImageOperator = self.T
         return transposed if self.dtype.kind != "c" else _Conjugated(transposed)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: type, shapes and parts, beside the pattern of the matrix where that is little work."""
+        parts = list(_operators_in(vars(self)))
+        lines = [repr(self), _told("images", f"{self.input_shape} -> {self.output_shape}")]
+        lines += [_told(f"part {n}", f"{part!r}, {part.input_shape} -> {part.output_shape}")
+                  for n, part in enumerate(parts[:_NAMED_PARTS], start=1)]  # fmt: skip
+        lines += [_told("", f"and {len(parts) - _NAMED_PARTS} more")] * (len(parts) > _NAMED_PARTS)
+        lines += [str(self.geometry)] if hasattr(self, "geometry") else []
+        return html.page("\n".join(lines), self.shape, self._cells)
+
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        """Stored entries in each cell of a grid, or None where counting them would take time or memory."""
+        if not self._small():
+            return None
+        found = self.tosparse("coo")
+        counts: NDArray[Any] = np.histogram2d(found.row, found.col, (row_edges, column_edges))[0]
+        return counts
+
+    def _small(self) -> bool:
+        """Whether this matrix and those of all parts are: a product may be small, and what is between, huge."""
+        return math.prod(self.shape) <= _DRAWN_ENTRIES and all(part._small() for part in _operators_in(vars(self)))
+
     def _vectors(
         self, product: Callable[[NDArray[Any]], NDArray[Any]], vectors: NDArray[Any], shape: tuple[int, ...]
     ) -> NDArray[Any]:
@@ -284,6 +312,10 @@ class _Transposed(_Derived):
     def _flipped(self) -> ImageOperator:
         return self._of
 
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        counts = self._of._cells(column_edges, row_edges)
+        return None if counts is None else counts.T
+
     def tosparse(self, format: str = "csr") -> Any:
         matrix.check_format(format)
         return matrix.as_format(self._of.tosparse().T, format)
@@ -308,6 +340,9 @@ class _Conjugated(_Derived):
         transposed: ImageOperator = self._of.T
         return transposed
 
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        return self._of._cells(row_edges, column_edges)
+
     def tosparse(self, format: str = "csr") -> Any:
         matrix.check_format(format)
         return matrix.as_format(self._of.tosparse().conj(), format)
@@ -315,6 +350,23 @@ class _Conjugated(_Derived):
 
 def _is_number(x: Any) -> bool:
     return bool(np.isscalar(x)) or (isinstance(x, np.ndarray) and x.ndim == 0)
+
+
+def _operators_in(value: Any) -> Iterator[ImageOperator]:
+    """The operators that a value holds, not those that these hold in turn."""
+    if isinstance(value, ImageOperator):
+        yield value
+    elif isinstance(value, dict):
+        yield from _operators_in(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _operators_in(part)
+    elif dataclasses.is_dataclass(value):
+        yield from _operators_in(vars(value))
+
+
+def _told(name: str, text: str) -> str:
+    return f"{name:<12} {text}"
 
 
 def _as_rows(columns: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

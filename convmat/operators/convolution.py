@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from numpy.typing import ArrayLike, NDArray
@@ -129,6 +130,9 @@ class Conv(Convolution):
     def tosparse(self, format: str = "csr") -> Any:
         return matrix.sparse(self.geometry, self.weight, format)
 
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        return self.geometry.cells(row_edges, column_edges)
+
     def factors(self) -> tuple[Downsample, Correlate, Pad]:
         """The factors (Downsample, Correlate, Pad), whose product is this operator.
 
@@ -249,6 +253,10 @@ class ConvTranspose(Convolution):
 
     def tosparse(self, format: str = "csr") -> Any:
         return matrix.sparse_transpose(self.geometry, self.weight, format)
+
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        counts = self.geometry.cells(column_edges, row_edges)
+        return None if counts is None else counts.T
 
     def factors(self) -> tuple[Crop, Convolution, Upsample]:
         """The factors (Pad^T, Correlate^T, Upsample), whose product is this operator.
