@@ -1,4 +1,4 @@
-"""The singular vectors of a convolution, never stored as such: FFTs, axis matrices, or a dense matrix per group.
+"""The singular vectors of a convolution, never stored as such: waves, axis matrices, or a dense matrix per group.
 
 Each group of the kernel is near 1 (`spectrum.scaled_kernel`); the singular values of group g are sigma 2^exponents[g].
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry
 from convmat.matrix import check_bytes
 from convmat.spectrum.scaling import times_power
-from convmat.spectrum.symbol import multiplicity, symbol
+from convmat.spectrum.symbol import symbol
 from convmat.spectrum.values import each_piece, outer
 from convmat.spectrum.waves import Waves
 
@@ -87,29 +87,28 @@ class TransposedBases:
 
 
 @dataclass(frozen=True, eq=False)
-class PeriodicBases:
-    """The FFT of the phases of the image, then one small basis per frequency and group."""
+class WaveBases:
+    """The transform of the image into waves, then one small basis per frequency and group."""
 
-    geometry: Geometry
-    half: bool
+    inputs: Waves
+    outputs: Waves
     u: NDArray[Any]  # (F_1..F_D, G, C_out / G, r)
     sigma: NDArray[np.float64]  # (F_1..F_D, G, r, 1)
     vh: NDArray[Any]  # (F_1..F_D, G, r, C_in / G s^D)
     exponents: NDArray[np.int64]  # (G, 1, 1)
 
     @classmethod
-    def of(cls, geometry: Geometry, kernel: NDArray[Any], exponents: NDArray[np.int64]) -> PeriodicBases:
-        dtype, half, sizes = np.result_type(kernel, np.complex64), kernel.dtype.kind != "c", geometry.output_size
+    def of(cls, waves: Waves, geometry: Geometry, kernel: NDArray[Any], exponents: NDArray[np.int64]) -> WaveBases:
+        dtype, counts = waves.dtype(kernel.dtype), [line.count for line in waves.angles]
         outs, ins = len(kernel) // geometry.groups, kernel.shape[1] * math.prod(geometry.stride)
-        entries = geometry.groups * math.prod(sizes) * min(outs, ins) * (outs + ins)
         check_bytes(
             "the singular vectors of A, block by block,",
-            entries * dtype.itemsize // (2 if half else 1),
+            geometry.groups * math.prod(counts) * min(outs, ins) * (outs + ins) * dtype.itemsize,
             "singular_values(A) takes less, scipy.sparse.linalg.svds(A, k) computes a few",
         )
         polynomial = symbol(geometry, kernel, every_phase=True)
         groups, rows, cols = polynomial.block
-        counts, rank = multiplicity(sizes, half=half).shape, min(rows, cols)
+        rank = min(rows, cols)
         u = np.empty((*counts, groups, rows, rank), dtype=dtype)
         sigma = np.empty((*counts, groups, rank, 1))
         vh = np.empty((*counts, groups, rank, cols), dtype=dtype)
@@ -117,36 +116,28 @@ class PeriodicBases:
         def store(start: int, stop: int, blocks: NDArray[Any]) -> None:
             u[start:stop], sigma[start:stop, ..., 0], vh[start:stop] = np.linalg.svd(blocks, full_matrices=False)
 
-        each_piece(polynomial, sizes, kernel.dtype, half, store)
-        return cls(geometry, half, u, sigma, vh, exponents.reshape(-1, 1, 1))
+        each_piece(waves, polynomial, kernel.dtype, store)
+        outputs = replace(waves, phases=(1,) * geometry.ndim)
+        return cls(waves, outputs, u, sigma, vh, exponents.reshape(-1, 1, 1))
 
     def values(self) -> NDArray[Any]:
-        times = multiplicity(self.geometry.output_size, half=self.half)
+        times = self.inputs.multiplicity()
         values = times_power(self.sigma, self.exponents)
         return np.repeat(values.reshape(times.size, -1), times.ravel(), axis=0)
 
     def to_right(self, x: NDArray[Any]) -> NDArray[Any]:
-        images = x.reshape(len(x), -1, *self.geometry.input_size)
-        return np.asarray(np.matmul(self.vh, self._inputs.forward(images)))
+        images = x.reshape(len(x), -1, *self.inputs.size)
+        return np.asarray(np.matmul(self.vh, self.inputs.forward(images)))
 
     def from_right(self, c: NDArray[Any]) -> NDArray[Any]:
-        return self._inputs.backward(np.matmul(_adjoint(self.vh), c)).reshape(c.shape[-1], -1)
+        return self.inputs.backward(np.matmul(_adjoint(self.vh), c)).reshape(c.shape[-1], -1)
 
     def to_left(self, y: NDArray[Any]) -> NDArray[Any]:
-        images = y.reshape(len(y), -1, *self.geometry.output_size)
-        return np.asarray(np.matmul(_adjoint(self.u), self._outputs.forward(images)))
+        images = y.reshape(len(y), -1, *self.outputs.size)
+        return np.asarray(np.matmul(_adjoint(self.u), self.outputs.forward(images)))
 
     def from_left(self, c: NDArray[Any]) -> NDArray[Any]:
-        return self._outputs.backward(np.matmul(self.u, c)).reshape(c.shape[-1], -1)
-
-    @property
-    def _inputs(self) -> Waves:
-        geometry = self.geometry
-        return Waves(geometry.output_size, geometry.stride, geometry.groups, self.half)
-
-    @property
-    def _outputs(self) -> Waves:
-        return replace(self._inputs, phases=(1,) * self.geometry.ndim)
+        return self.outputs.backward(np.matmul(self.u, c)).reshape(c.shape[-1], -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,17 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat.operators import Convolution, ConvTranspose, ImageOperator
 from convmat.products.threads import blas_on_one_thread
-from convmat.spectrum.bases import Bases, DenseBases, KroneckerBases, PeriodicBases, TransposedBases
+from convmat.spectrum.bases import Bases, DenseBases, KroneckerBases, TransposedBases, WaveBases
 from convmat.spectrum.scaling import as_dtype, as_float, times_power
 from convmat.spectrum.values import (
     check_values,
     convolution,
     dense_groups,
     descending,
-    is_periodic,
     kronecker,
     scaled_kernel,
 )
+from convmat.spectrum.waves import Waves
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 _Map = Callable[[NDArray[Any]], NDArray[Any]]
@@ -67,13 +67,20 @@ def svd(A: Convolution) -> SVD:
     >>> clipped = F.clip(2.0) @ np.eye(A.shape[1])
     >>> bool(np.linalg.norm(clipped, 2) <= 2 + 1e-12)
     True
+
+    Poisson's equation with zeros beyond the border, by two sine transforms:
+
+    >>> L = Conv2d(np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]]), (300, 200), padding=1)
+    >>> u = rng.standard_normal((300, 200))
+    >>> np.allclose(svd(L).pinv().apply(L.apply(u)), u)
+    True
     """
     conv = convolution(A)
     check_values(A.shape)
     geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
     bases: Bases
-    if is_periodic(geometry):
-        bases = PeriodicBases.of(geometry, kernel, exponents)
+    if (waves := Waves.of(geometry, kernel)) is not None:
+        bases = WaveBases.of(waves, geometry, kernel, exponents)
     elif (terms := kronecker(geometry, kernel)) is not None:
         bases = KroneckerBases.of(geometry, terms, exponents)
     else:
@@ -87,7 +94,7 @@ def svd(A: Convolution) -> SVD:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SVD:
-    """A = U diag(sigma) V^H, with U and V applied by FFTs, or axis by axis. Made by `svd`.
+    """A = U diag(sigma) V^H, with U and V applied by fast transforms, or axis by axis. Made by `svd`.
 
     Every method returns an operator on the images of A, or of its adjoint.
 

@@ -35,6 +35,21 @@ Sampler = Callable[[int, int], NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Angles:
+    """The frequencies of one axis: theta = 2 pi (f + quarter / 4) / period, f from 0 to count - 1."""
+
+    period: int
+    quarter: int
+    count: int
+
+    def waves(self, shifts: Index) -> NDArray[np.complex128]:
+        """e^(i theta q), (count, L). Angles are reduced as integers; quarter turns are exact: 1, i, -1, -i."""
+        steps = 4 * np.arange(self.count, dtype=np.int64) + self.quarter
+        turns, rest = np.divmod(np.multiply.outer(steps, shifts) % (4 * self.period), self.period)
+        return np.asarray(np.array([1, 1j, -1, -1j])[turns] * np.exp((0.5j * np.pi / self.period) * rest))
+
+
+@dataclass(frozen=True)
 class Symbol:
     """The matrix-valued trigonometric polynomial B(theta) = sum over q of taps[q] e^(i theta q)."""
 
@@ -63,30 +78,34 @@ class Symbol:
 
         Half stops at f = M // 2 on the last axis: all there is to know about real weights, if every quarter is 0 or 2.
         """
+        counts = [stored(size, half and axis == self.ndim - 1) for axis, size in enumerate(sizes)]
+        return self.at_angles([Angles(*line) for line in zip(sizes, quarters, counts, strict=True)])
+
+    def at_angles(self, lines: Sequence[Angles]) -> Sampler:
+        """The blocks at the angles of each axis."""
         check_bytes(
-            f"the blocks of a convolution at {' x '.join(map(str, sizes))} frequencies",
-            self._sampler_bytes(sizes),
+            f"the blocks of a convolution at {' x '.join(str(line.count) for line in lines)} frequencies",
+            self._sampler_bytes(lines),
             "norm_bounds(A) with a larger rtol takes fewer; scipy's svds(A, k), and lsqr(A, y, damp=damp), take none",
         )
         inner = self.taps
         for axis in range(self.ndim - 1, 0, -1):
-            count = stored(sizes[axis], half and axis == self.ndim - 1)
-            inner = _along(inner, axis, self.shifts[axis], sizes[axis], quarters[axis], count)
-        count = stored(sizes[0], half and self.ndim == 1)
+            inner = _along(inner, axis, self.shifts[axis], lines[axis])
         if self.shifts[0].size > FEW:
-            whole = _along(inner, 0, self.shifts[0], sizes[0], quarters[0], count)
+            whole = _along(inner, 0, self.shifts[0], lines[0])
             return lambda start, stop: whole[start:stop]
         rest = inner.shape[1:]
         flat = inner.reshape(len(inner), -1).astype(np.complex128, copy=False)
-        first = waves(sizes[0], self.shifts[0], quarters[0], count)
+        first = lines[0].waves(self.shifts[0])
         return lambda start, stop: (first[start:stop] @ flat).reshape(stop - start, *rest)
 
-    def _sampler_bytes(self, sizes: Sequence[int]) -> int:
-        """What `sampler` allocates at most at once: transforms of all axes but the first, or of all if that is long."""
-        lines, block = [len(q) for q in self.shifts], math.prod(self.block)
-        first = 0 if lines[0] > FEW else 1
-        entries = [math.prod(lines[:axis]) * math.prod(sizes[axis:]) for axis in range(first, self.ndim)]
-        return 3 * 16 * block * max(entries, default=lines[0])
+    def _sampler_bytes(self, lines: Sequence[Angles]) -> int:
+        """What is allocated at most at once: transforms of all axes but the first, or of all if that is long."""
+        taps, block = [len(q) for q in self.shifts], math.prod(self.block)
+        sizes = [line.period if n > FEW else line.count for n, line in zip(taps, lines, strict=True)]
+        first = 0 if taps[0] > FEW else 1
+        entries = [math.prod(taps[:axis]) * math.prod(sizes[axis:]) for axis in range(first, self.ndim)]
+        return 3 * 16 * block * max(entries, default=taps[0])
 
     def at(self, angles: Sequence[float]) -> NDArray[Any]:
         """The blocks at one frequency. (G, rows, cols)"""
@@ -190,27 +209,21 @@ def multiplicity(sizes: Sequence[int], *, half: bool) -> NDArray[np.int64]:
     return np.where(own == other, 1, np.where(~both, 2, np.where(own < other, 2, 0)))
 
 
-def waves(size: int, shifts: Index, quarter: int, count: int) -> NDArray[np.complex128]:
-    """e^(i theta q) at the frequencies of one axis, (count, L). Angles are reduced as integers."""
-    steps = 4 * np.arange(count, dtype=np.int64) + quarter
-    return np.asarray(np.exp((0.5j * np.pi / size) * (np.multiply.outer(steps, shifts) % (4 * size))))
-
-
 def pieces(count: int, entries: int, threads: int) -> list[tuple[int, int]]:
     """Cut `count` frequencies, each with so many entries, into ranges: a few for each thread, none too large."""
     width = max(1, min(2**18 // max(1, entries), -(-count // (8 * threads))))
     return [(start, min(start + width, count)) for start in range(0, count, width)]
 
 
-def _along(taps: NDArray[Any], axis: int, shifts: Index, size: int, quarter: int, count: int) -> NDArray[Any]:
+def _along(taps: NDArray[Any], axis: int, shifts: Index, line: Angles) -> NDArray[Any]:
     """The transform of one axis: (.., L, ..) -> (.., count, ..)."""
     lead, tail = taps.shape[:axis], taps.shape[axis + 1 :]
     flat = taps.reshape(math.prod(lead), len(shifts), -1)
     if shifts.size <= FEW:
-        return np.asarray(waves(size, shifts, quarter, count) @ flat).reshape(*lead, count, *tail)
-    padded = np.zeros((flat.shape[0], size, flat.shape[2]), dtype=np.complex128)
-    twist = np.exp((0.5j * np.pi / size) * (quarter * shifts % (4 * size)))
-    for line, q in enumerate(shifts):  # a kernel wider than the torus wraps: its taps add up
-        padded[:, -q % size] += flat[:, line] * twist[line]
-    transformed = scipy.fft.fft(padded, axis=1, overwrite_x=True)[:, :count]
-    return np.asarray(transformed).reshape(*lead, count, *tail)
+        return np.asarray(line.waves(shifts) @ flat).reshape(*lead, line.count, *tail)
+    padded = np.zeros((flat.shape[0], line.period, flat.shape[2]), dtype=np.complex128)
+    twist = np.exp((0.5j * np.pi / line.period) * (line.quarter * shifts % (4 * line.period)))
+    for tap, q in enumerate(shifts):  # a kernel wider than the torus wraps: its taps add up
+        padded[:, -q % line.period] += flat[:, tap] * twist[tap]
+    transformed = scipy.fft.fft(padded, axis=1, overwrite_x=True)[:, : line.count]
+    return np.asarray(transformed).reshape(*lead, line.count, *tail)

@@ -1,7 +1,7 @@
 """All singular values of a convolution.
 
-Three structures are exact and cheap: periodic (block diagonal under the FFT), Kronecker (rank-one kernels, under every
-padding mode and stride), and small (dense).
+Three structures are exact and cheap: block diagonal in waves (periodic, or even kernels with a border that suits them),
+Kronecker (rank-one kernels, under every padding mode and stride), and small (dense).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from convmat.geometry import Geometry
 from convmat.operators import Convolution, ConvTranspose
 from convmat.products.threads import Pool, blas_on_one_thread, workers
 from convmat.spectrum.scaling import as_dtype, near_one, times_power
-from convmat.spectrum.symbol import Symbol, multiplicity, periodic, pieces, stored, symbol
+from convmat.spectrum.symbol import Symbol, periodic, pieces, symbol
+from convmat.spectrum.waves import Waves
 
 ROUNDING = 8
 """Rounding errors by which a kernel of rank one may differ from one, relative."""
@@ -40,8 +41,14 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     A : Conv1d, Conv2d, Conv3d or their transposes
         Any of these:
 
-        - periodic: every axis has N = M s and circular padding (or reads no padding at all, as a patch embedding with
-          K = s does), with any kernel size, offset, dilation, groups and channels;
+        - block diagonal in waves, with any dilation, groups and channels. Each axis is
+
+          - periodic: N = M s and circular padding (or no padding is read at all, as in a patch embedding with K = s),
+            with any kernel size and offset; or
+          - even: stride 1, the size kept by the same padding lo = hi on both sides, a kernel equal to its own flip, to
+            the last digit; and the padding is symmetric, or replicate with lo <= 1 (Neumann's border), or zeros with
+            lo <= 1 (Dirichlet's): Laplacians and smoothing filters;
+
         - a kernel of rank one in each group, W[o, c, k] = w_0[o, c] w_1[k_1] ... w_D[k_D], under every padding mode
           and stride: single-channel and depthwise separable filters, 1 x 1 layers. Each axis matrix has at most 2^22
           entries;
@@ -84,12 +91,22 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     and no factor in front (`symbol`). This is what is computed: phases that no tap reads drop out, and the
     block of -g is the conjugate of that of g if the weight is real, so that half of the blocks are enough.
 
+    *Even kernels* [2]_, [3]_. Symmetric padding extends an image as :math:`\cos \theta (n + 1/2)` goes on by itself,
+    :math:`\theta = \pi f / N`, f = 0 to N - 1. The sine :math:`\sin \theta (n + 1)`,
+    :math:`\theta = \pi (f + 1) / (N + 1)`, is 0 one sample beyond the border, as zeros are. An even kernel multiplies
+    both by :math:`\sum_k W[k] \cos \theta (d k - p)`, the symbol again. Normalised, they are the discrete cosine
+    transform DCT-II and the sine transform DST-I, orthonormal bases as the waves are: on these axes other angles are
+    all that changes. Without a periodic axis, the blocks of real weights are real.
+
     Groups are independent blocks. The offset p multiplies blocks by phases and changes nothing. A rank-one kernel gives
     A = W_0 (x) A_1 (x) ... (x) A_D, whose singular values are the products of those of its factors.
 
     References
     ----------
     .. [1] H. Sedghi, V. Gupta, P. M. Long, "The singular values of convolutional layers", ICLR 2019.
+    .. [2] G. Strang, "The discrete cosine transform", SIAM Review 41, 1999.
+    .. [3] M. K. Ng, R. H. Chan, W.-C. Tang, "A fast algorithm for deblurring models with Neumann boundary conditions",
+       SIAM J. Sci. Comput. 21, 1999.
 
     Examples
     --------
@@ -103,12 +120,20 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     True
     >>> np.allclose(np.sum(sigma**2), np.sum(A.toarray() ** 2))
     True
+
+    The Laplacian with Neumann's border, and scipy's:
+
+    >>> from scipy.sparse.linalg import LaplacianNd
+    >>> kernel = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]])
+    >>> L = Conv2d(kernel, (300, 200), padding=1, padding_mode="symmetric")
+    >>> np.allclose(singular_values(L), -LaplacianNd((300, 200), boundary_conditions="neumann").eigenvalues())
+    True
     """
     conv = convolution(A)
     check_values(A.shape)
     geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
-    if is_periodic(geometry):
-        found = _periodic_values(geometry, kernel)
+    if (waves := Waves.of(geometry, kernel)) is not None:
+        found = _wave_values(waves, symbol(geometry, kernel), kernel.dtype)
     elif (terms := kronecker(geometry, kernel)) is not None:
         found = np.stack([outer([_dense_values(f) for f in factors]).ravel() for factors in terms])
     else:
@@ -258,11 +283,9 @@ def descending(found: NDArray[Any], A: Convolution) -> NDArray[Any]:
     return values
 
 
-def _periodic_values(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
-    """The values of every block, half of the blocks computed where the weight is real. (F, G, r)"""
-    polynomial, half = symbol(geometry, kernel), kernel.dtype.kind != "c"
-    sizes = geometry.output_size
-    times = multiplicity(sizes, half=half)
+def _wave_values(waves: Waves, polynomial: Symbol, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values of every block, one block computed of two that are conjugate. (F, G, r)"""
+    times = waves.multiplicity()
     groups, rows, cols = polynomial.block
     values = np.empty((*times.shape, groups, min(rows, cols)))
 
@@ -273,24 +296,21 @@ def _periodic_values(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
         else:
             values[start:stop][wanted] = block_values(blocks[wanted])
 
-    each_piece(polynomial, sizes, kernel.dtype, half, store)
+    each_piece(waves, polynomial, dtype, store)
     return np.repeat(values.reshape(times.size, groups, -1), times.ravel(), axis=0)
 
 
 def each_piece(
-    polynomial: Symbol,
-    sizes: Sequence[int],
-    dtype: np.dtype[Any],
-    half: bool,
-    task: Callable[[int, int, NDArray[Any]], None],
+    waves: Waves, polynomial: Symbol, dtype: np.dtype[Any], task: Callable[[int, int, NDArray[Any]], None]
 ) -> None:
     """Call task(start, stop, blocks), an SVD, on the blocks of each range of frequencies of the first axis."""
-    sample = polynomial.sampler(sizes, [0] * len(sizes), half=half)
-    counts = [stored(size, half and axis == len(sizes) - 1) for axis, size in enumerate(sizes)]
-    complex_dtype = np.result_type(dtype, np.complex64)
+    sample, counts = polynomial.at_angles(waves.angles), [line.count for line in waves.angles]
+    block_dtype = waves.dtype(dtype)
 
     def piece(_: object, start: int, stop: int) -> None:
-        task(start, stop, sample(start, stop).astype(complex_dtype, copy=False))
+        blocks = sample(start, stop)
+        blocks = blocks if block_dtype.kind == "c" else blocks.real
+        task(start, stop, blocks.astype(block_dtype, copy=False))
 
     ranges = pieces(counts[0], math.prod(counts[1:]) * math.prod(polynomial.block), workers())
     Pool().run(piece, ranges, min(workers(), len(ranges)))
@@ -312,9 +332,10 @@ def dense_groups(geometry: Geometry, kernel: NDArray[Any]) -> list[NDArray[Any]]
     rows, cols = rows // geometry.groups, cols // geometry.groups
     if rows * cols > DENSE_LIMIT:
         raise ValueError(
-            f"A is neither periodic (circular padding, and input size = stride times output size on every axis) nor of "
-            f"a kernel of rank one, and its dense matrix of {rows} x {cols} has more than {DENSE_LIMIT} entries: "
-            f"of its singular values, {_INSTEAD}"
+            f"A is neither block diagonal in waves (on every axis circular padding, and input size = stride times "
+            f"output size; or stride 1, a kernel equal to its flip, and equal padding on both sides that keeps the "
+            f"size: symmetric, or one sample of zeros) nor of a kernel of rank one, and its dense matrix of "
+            f"{rows} x {cols} has more than {DENSE_LIMIT} entries: of its singular values, {_INSTEAD}"
         )
     needed = 4 * geometry.groups * rows * cols * kernel.itemsize
     matrix.check_bytes(f"SVDs of the matrices of {geometry.groups} groups", needed, f"of the values, {_INSTEAD}")
