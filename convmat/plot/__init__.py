@@ -1,8 +1,9 @@
 """Pictures and animations of convolutions. Needs the extra `plot` (matplotlib and pillow), imported when one is made.
 
 Every function that draws takes the axes or the figure to draw on, or makes a new figure, and returns what it drew: an
-artist, whose ``figure`` can be saved, or the figure. Colours are safe for colour-blind readers; background and text
-follow matplotlib's style, so that ``with plt.style.context("dark_background")`` gives dark pictures.
+artist, whose ``figure`` can be saved, or the figure. A notebook shows it where it is the last line of a cell. Colours
+are safe for colour-blind readers; background and text follow matplotlib's style, so that ``with
+plt.style.context("dark_background")`` gives dark pictures.
 
 - ``matrix(A, ax=None, *, labels="auto", legend=True, resolution=400, title=None) -> AxesImage``: the sparse pattern,
   coloured by tap, or counts of entries where it is large.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convmat.matrix import check_bytes
+from convmat.plot.notebook import shown
 from convmat.plot.pattern import Layer, overlaps
 from convmat.plot.style import axes_of, fit_beside, scale, sheet, text_on
 
@@ -96,4 +97,4 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
     ax.set_title(f"{type(A).__name__}: {what}, {spread}" if title is None else title, fontsize=11, pad=8)
     if title is None:
         fit_beside(ax, ax.title)
-    return image
+    return shown(image)

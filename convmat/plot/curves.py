@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from convmat.matrix import check_bytes
 from convmat.operators import Convolution
+from convmat.plot.notebook import shown
 from convmat.plot.style import BLUE, DARK_BLUE, HIGHLIGHT, SMALLEST_TEXT, Theme, axes_of, figure_of, fit_beside, text_on
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
     _legend(ax)
     ax.set_title(f"{type(A).__name__}: {A.shape[0]} x {A.shape[1]}" if title is None else title, fontsize=11)
     fit_beside(ax, ax.xaxis.label, ax.yaxis.label, *[ax.title] * (title is None))
-    return ax
+    return shown(ax)
 
 
 def _legend(ax: Axes) -> None:

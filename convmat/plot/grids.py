@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convmat.plot.layout import Layout, fit
+from convmat.plot.notebook import shown
 from convmat.plot.scene import BORDER, COPY, CROPPED, HOLE, SAMPLE, Grid, Scene, Step
 from convmat.plot.style import (
     BLUE,
@@ -111,7 +112,7 @@ def arithmetic(
     figure.text(0.5, 1 - above / height, title, ha="center", va="bottom", fontsize=12)
     place = (width - layout.width) / 2, (height - above - layout.height) / 2
     Stage.set(figure, scene, layout, place).draw(step)
-    return figure
+    return shown(figure)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convmat.operators import ImageOperator
+from convmat.plot.notebook import shown
 from convmat.plot.pattern import Reads, counts, reads
 from convmat.plot.style import (
     SUM,
@@ -115,7 +116,7 @@ def matrix(
     told = f"{type(A).__name__}: {rows} x {cols}, {entries} entries" if title is None else title
     ax.set_title(told, fontsize=11, pad=8)  # clear of the label of the first row
     fit_beside(ax, ax.xaxis.label, ax.yaxis.label, *[ax.title] * (title is None))
-    return image
+    return shown(image)
 
 
 def _taps(A: Any, found: Reads, ax: Axes, labels: str, legend: bool) -> AxesImage:

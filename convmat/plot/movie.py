@@ -14,6 +14,7 @@ from convmat.matrix import check_bytes
 from convmat.plot.grids import Stage
 from convmat.plot.layout import fit
 from convmat.plot.matrices import matrix
+from convmat.plot.notebook import Animation
 from convmat.plot.scene import Scene, Step
 from convmat.plot.style import HIGHLIGHT, missing_extra, new_figure
 
@@ -62,7 +63,7 @@ def animate(
     fps: float = 2.0,
     dpi: float = 80,
     progress: Callable[[int, int], object] | None = None,
-) -> Path:
+) -> Animation:
     """Every output of a convolution in turn: what it reads, and its row of the matrix. An animation in a file.
 
     Each frame is `arithmetic` of one output above the matrix, in which the row of that output is framed. The frames
@@ -89,6 +90,7 @@ def animate(
     Returns
     -------
     Path
+        A notebook shows what is in the file.
 
     Raises
     ------
@@ -120,7 +122,7 @@ def animate(
     3 of 4
     4 of 4
     """
-    path = Path(path)
+    path = Animation(path)
     if path.suffix.lower() not in _WRITERS:
         raise ValueError(f"path={str(path)!r} must end in one of {', '.join(_WRITERS)}")
     if fps <= 0:

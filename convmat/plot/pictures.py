@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convmat.plot.notebook import shown
 from convmat.plot.style import cell_points, fit, missing_extra, new_figure
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def image_pair(
         figure.suptitle(title, fontsize=14)
     if caption:
         figure.supxlabel(caption, fontsize=11)
-    return figure
+    return shown(figure)
 
 
 def cells(
@@ -201,4 +202,4 @@ def cells(
         ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     if title:
         ax.set_title(title, fontsize=11)
-    return image
+    return shown(image)

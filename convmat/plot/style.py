@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat.plot.notebook import shown
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -180,7 +182,8 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise missing_extra("a picture", error) from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor=matplotlib.rcParams["figure.facecolor"])
+    paper = matplotlib.rcParams["figure.facecolor"]
+    return shown(Figure(figsize=(width, height), layout="constrained", facecolor=paper))
 
 
 def save(figure: Figure, path: str | Path, *, dpi: float = 100) -> Path:
