@@ -91,7 +91,7 @@ class Chain(ImageOperator):
     _factors: tuple[ImageOperator, ...]
 
     def __init__(self, *factors: ImageOperator) -> None:
-        _check_operators("a factor of a chain", factors)
+        _check_operators("a chain", "factor", factors)
         flat = tuple(part for f in factors for part in (f._factors if isinstance(f, Chain) else (f,)))
         for position, (left, right) in enumerate(itertools.pairwise(flat)):
             if left.input_shape != right.output_shape:
@@ -181,7 +181,7 @@ class Scaled(ImageOperator):
     """
 
     def __init__(self, factor: Any, of: ImageOperator) -> None:
-        _check_operators("of", [of])
+        _check_operators("a multiple", "factor", [of])
         self._factor, dtype = _number(factor, of.dtype)
         self._of = of
         super().__init__(dtype, of.input_shape, of.output_shape)
@@ -266,7 +266,7 @@ class Sum(ImageOperator):
     _terms: tuple[ImageOperator, ...]
 
     def __init__(self, *terms: ImageOperator) -> None:
-        _check_operators("a term of a sum", terms)
+        _check_operators("a sum", "term", terms)
         flat = tuple(part for term in terms for part in (term._terms if isinstance(term, Sum) else (term,)))
         for position, term in enumerate(flat):
             if term.shape != flat[0].shape:
@@ -314,7 +314,7 @@ class Blocks(ImageOperator):
     _parts: tuple[ImageOperator, ...]
 
     def __init__(self, *parts: ImageOperator) -> None:
-        _check_operators("a block", parts)
+        _check_operators("a stack", "block", parts)
         self._parts = tuple(
             part for given in parts for part in (given._parts if type(given) is type(self) else (given,))
         )
@@ -632,12 +632,12 @@ def reciprocal(number: Any) -> Any:
 ImageOperator._algebra = cast(Algebra, sys.modules[__name__])
 
 
-def _check_operators(name: str, given: Sequence[Any]) -> None:
+def _check_operators(whole: str, part: str, given: Sequence[Any]) -> None:
     if not given:
-        raise ValueError(f"{name} is missing: there must be at least one operator")
-    for part in given:
-        if not isinstance(part, ImageOperator):
-            raise TypeError(f"{name} must be a convmat operator on images, not {_shown(part)}")
+        raise ValueError(f"{whole} must have at least one {part}")
+    for thing in given:
+        if not isinstance(thing, ImageOperator):
+            raise TypeError(f"a {part} of {whole} must be a convmat operator on images, not {_shown(thing)}")
 
 
 def _listed(name: str, ops: Iterable[Any]) -> list[Any]:
@@ -647,7 +647,7 @@ def _listed(name: str, ops: Iterable[Any]) -> list[Any]:
 
 
 def _shown(thing: Any) -> str:
-    return f"{type(thing).__name__} {thing!r:.60}"
+    return f"{thing!r:.60}"
 
 
 def _number(value: Any, dtype: np.dtype[Any]) -> tuple[Any, np.dtype[Any]]:
