@@ -254,7 +254,10 @@ class ImageOperator(LinearOperator):
         """Stored entries in each cell of a grid, or None where counting them would take time or memory."""
         if not self._small():
             return None
-        found = self.tosparse("coo")
+        try:
+            found = self.tosparse("coo")
+        except MemoryError:
+            return None
         counts: NDArray[Any] = np.histogram2d(found.row, found.col, (row_edges, column_edges))[0]
         return counts
 
