@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmat import Conv1d, Conv2d, ConvTranspose1d, Downsample, Pad, html, normal, plot, svd
+from convmat import Conv1d, Conv2d, ConvTranspose1d, Downsample, Pad, block_diag, html, normal, plot, svd, vstack
 from convmat.operators.algebra import Chain
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 
@@ -33,8 +33,11 @@ OPERATORS = {
     "without a class of its own": A1.weight_operator(np.ones(9)).T,
     "conjugated": A1.weight_operator(1j * np.ones(9)).H,
     "normal": normal(A1, 0.5),
-    "sum": A1 + 2 * A1,
-    "scipy's product": Conv1d([1.0, 1.0], 4) @ Conv1d([1.0, 1.0], 5),
+    "sum": A1 + Diagonal(np.ones(5), (5,)) @ A1,
+    "multiple": 2 * A1,
+    "stack": vstack([A1, A1]),
+    "blocks": block_diag([A1, A1.T]),
+    "product": Conv1d([1.0, 1.0], 4) @ Conv1d([1.0, 1.0], 5),
 }
 
 
@@ -192,7 +195,9 @@ def outputs(tmp_path_factory):
     client = nbclient.NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
-    client.execute()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("IPYTHONDIR", str(folder / "ipython"))  # not the settings of who runs the tests
+        client.execute()
     return {name: cell.outputs for name, cell in zip(CELLS, notebook.cells, strict=True)}
 
 
