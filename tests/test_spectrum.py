@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse.linalg import aslinearoperator, svds
+from scipy.sparse.linalg import LaplacianNd, aslinearoperator, svds
 
 import convmat
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Pad
@@ -17,6 +17,7 @@ from convmat.spectrum.norms import dense_bounds, kronecker_bounds, norm_bounds, 
 from convmat.spectrum.symbol import multiplicity, symbol
 from convmat.spectrum.torus import embed, gram_bounds, torus_bound
 from convmat.spectrum.values import DENSE_LIMIT, finite_kernel, is_periodic, kronecker, singular_values
+from convmat.spectrum.waves import Waves
 from tests.oracle import MODES
 from tests.strategies import CONV, Layer, layers
 
@@ -62,6 +63,42 @@ def periodic_layers(draw, dtypes=FLOATS):
     weight = normal(np.random.default_rng(seed), (*channels, *taps), dtype)
     return Layer(
         weight, tuple(size), tuple(stride), tuple(padding), tuple(dilation), groups, "circular",
+        draw(st.booleans()), seed,
+    )  # fmt: skip
+
+
+def even(weight, axes):
+    """The sum of a weight and its flips: equal to its own flip along each of the axes, to the last digit."""
+    for axis in axes:
+        weight = weight + np.flip(weight, axis)
+    return weight
+
+
+@st.composite
+def even_layers(draw, dtypes=FLOATS):
+    """Layers that cosines and sines make block diagonal: kernels wider than the input, and patches, among them."""
+    ndim, mode = draw(st.integers(1, 3)), draw(st.sampled_from(["symmetric", "replicate", "zeros"]))
+    size, taps, stride, dilation, padding, folded = [], [], [], [], [], []
+    for axis in range(ndim):
+        n = draw(st.integers(1, {1: 9, 2: 6, 3: 3}[ndim]))
+        if draw(st.integers(0, 3)) == 0:  # a periodic axis, as a patch embedding has it
+            k = s = draw(st.integers(2, 3))
+            n, d, p = k * draw(st.integers(1, 2)), 1, 0
+        else:
+            d = draw(st.integers(1, 3)) if mode == "symmetric" else 1
+            k, s = draw(st.sampled_from([1, 3, 5, 7] if mode == "symmetric" else [1, 3])), 1
+            if draw(st.integers(0, 3)) == 0:  # no tap in the middle
+                k, d = 2, 2
+            p = d * (k - 1) // 2
+            folded.append(2 + axis)
+        size, taps, stride = [*size, n], [*taps, k], [*stride, s]
+        dilation, padding = [*dilation, d], [*padding, (p, p)]
+    groups = draw(st.integers(1, 2))
+    channels = (groups * draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    seed, dtype = draw(st.integers(0, 2**20)), draw(st.sampled_from(dtypes))
+    weight = normal(np.random.default_rng(seed), (*channels, *taps), dtype)
+    return Layer(
+        even(weight, folded), tuple(size), tuple(stride), tuple(padding), tuple(dilation), groups, mode,
         draw(st.booleans()), seed,
     )  # fmt: skip
 
@@ -180,6 +217,122 @@ def test_the_symbol_of_a_wave_is_what_the_operator_does_to_it():
     np.testing.assert_allclose(A.apply(x), np.multiply.outer(block @ v.ravel(), waves), atol=1e-12)
 
 
+# cosines and sines ----------------------------------------------------------------------------------------------------
+
+BORDERS = {"neumann": "symmetric", "dirichlet": "zeros", "periodic": "circular"}
+each_border = pytest.mark.parametrize(("border", "mode"), BORDERS.items(), ids=BORDERS)
+
+
+def laplacian(ndim):
+    """The negative Laplacian of nearest neighbours."""
+    kernel = np.zeros((3,) * ndim)
+    for axis in range(ndim):
+        kernel[(1,) * axis + (slice(None),) + (1,) * (ndim - 1 - axis)] += [-1, 2, -1]
+    return kernel
+
+
+@settings(max_examples=300)
+@given(even_layers())
+def test_even_kernels_have_the_singular_values_of_the_matrix(layer):
+    A = layer.operator()
+    assert Waves.of(A.geometry, finite_kernel(A)) is not None
+    true = dense_values(A)
+    atol = TIGHT[A.dtype.name] * max(np.abs(A.weight).sum(), 1e-300)
+    np.testing.assert_allclose(singular_values(A), true, rtol=0, atol=atol)
+    np.testing.assert_array_equal(singular_values(A.T), singular_values(A))
+
+
+@settings(max_examples=200)
+@given(even_layers())
+def test_the_decomposition_of_even_kernels_applies_the_operator(layer):
+    A, rng = layer.operator(), layer.rng()
+    dense, F = A.toarray(), svd(A)
+    atol = 10 * TIGHT[A.dtype.name] * max(np.abs(A.weight).sum(), 1e-300) * A.shape[1]
+    for dtype in ("float64", "complex128"):
+        x, y = normal(rng, A.shape[1], dtype), normal(rng, A.shape[0], dtype)
+        np.testing.assert_allclose(F.operator() @ x, dense @ x, rtol=0, atol=atol)
+        np.testing.assert_allclose(F.operator().H @ y, dense.conj().T @ y, rtol=0, atol=atol)
+        np.testing.assert_allclose(svd(A.T).operator() @ y, dense.T @ y, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("size", [(4000,), (70, 50), (20, 15, 12)])
+@each_border
+def test_laplacians_have_the_eigenvalues_of_scipy(border, mode, size):
+    A = CONV[len(size)](laplacian(len(size)), size, padding=1, padding_mode=mode)
+    true = -LaplacianNd(size, boundary_conditions=border).eigenvalues()
+    np.testing.assert_allclose(singular_values(A), np.sort(true)[::-1], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(svd(A).singular_values, np.sort(true)[::-1], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize(("mode", "waves", "first"), [("symmetric", 512, 0), ("replicate", 512, 0), ("zeros", 513, 1)])
+@pytest.mark.parametrize("scale", [1, 1e200, 1e-200])
+def test_the_laplacian_of_a_large_image_has_its_formula_and_its_inverse(mode, waves, first, scale):
+    A = Conv2d(scale * laplacian(2), (512, 512), padding=1, padding_mode=mode)
+    line = 4 * np.sin(np.pi * np.arange(first, first + 512) / (2 * waves)) ** 2
+    true = np.sort(np.add.outer(line, line), axis=None)[::-1]
+    np.testing.assert_allclose(singular_values(A) / scale, true, rtol=0, atol=1e-13)
+    x = normal(np.random.default_rng(0), (512, 512))
+    mean = 0 if mode == "zeros" else x.mean()  # constants are what Neumann's Laplacian does not see
+    np.testing.assert_allclose(svd(A).pinv().apply(A.apply(x)), x - mean, atol=1e-9)
+
+
+@each_border
+def test_channels_and_groups_of_laplacians_have_the_products_of_both(border, mode):
+    mixing = normal(np.random.default_rng(0), (2, 3, 2), "complex64")  # of each group
+    weight = np.multiply.outer(mixing, laplacian(2).astype(np.float32)).reshape(6, 2, 3, 3)
+    A = Conv2d(weight, (50, 40), padding=1, padding_mode=mode, groups=2)
+    lines = -LaplacianNd((50, 40), boundary_conditions=border).eigenvalues()
+    true = np.sort(np.multiply.outer(np.linalg.svd(mixing, compute_uv=False), lines), axis=None)[::-1]
+    assert math.prod(A.shape) // 4 > DENSE_LIMIT
+    np.testing.assert_allclose(singular_values(A), true, rtol=0, atol=2e-6 * true[0])
+
+
+def test_wide_even_kernels_take_an_fft_in_place_of_cosines():
+    W = even(normal(np.random.default_rng(0), (35, 37)), (0, 1))
+    A = Conv2d(W, (30, 33), padding=(17, 18), padding_mode="symmetric")
+    true = dense_values(A)
+    np.testing.assert_allclose(singular_values(A), true, rtol=0, atol=1e-12 * true[0])
+
+
+def test_an_operator_without_entries_is_zero_whatever_its_weight():
+    A = Conv1d([3.0, 0.0, 3.0], 1, padding=1)  # both neighbours are padding; cos(pi / 2) is 0, not 6e-17
+    assert not A.toarray().any()
+    assert not singular_values(A).any()
+    assert not (svd(A).pinv() @ np.ones(1)).any()
+
+
+def nearly(weight):
+    weight = weight.copy()
+    weight[0, 0] = np.nextafter(weight[0, 0], 9)
+    return weight
+
+
+WAVELESS = {
+    "nearly even": (nearly(even(np.eye(3), (0, 1))), {"padding": 1, "padding_mode": "symmetric"}),
+    "nearly even, zeros": (nearly(even(np.eye(3), (0, 1))), {"padding": 1}),
+    "even under both flips at once": (np.eye(3), {"padding": 1, "padding_mode": "symmetric"}),
+    "two taps": (np.array([[1.0, 0], [0, 2], [1, 0]]), {"padding": ((1, 1), (1, 0)), "padding_mode": "symmetric"}),
+    "zeros of two samples": (even(np.diag(range(5)), (0, 1)), {"padding": 2}),
+    "dilated zeros": (laplacian(2), {"padding": 2, "dilation": 2}),
+    "replicate of two samples": (even(np.diag(range(5)), (0, 1)), {"padding": 2, "padding_mode": "replicate"}),
+    "reflect": (laplacian(2), {"padding": 1, "padding_mode": "reflect"}),
+    "stride": (laplacian(2), {"padding": 1, "padding_mode": "symmetric", "stride": 2}),
+    "valid": (laplacian(2), {"padding_mode": "symmetric"}),
+    "off the centre": (laplacian(2), {"padding": ((2, 0), (1, 1)), "padding_mode": "symmetric"}),
+}
+
+
+@pytest.mark.parametrize(("weight", "options"), WAVELESS.values(), ids=WAVELESS)
+def test_what_waves_do_not_fit_has_the_dense_values_or_is_refused(weight, options):
+    small, large = (Conv2d(weight, size, **options) for size in ((5, 6), (200, 200)))
+    assert Waves.of(small.geometry, finite_kernel(small)) is None
+    true = dense_values(small)
+    np.testing.assert_allclose(singular_values(small), true, rtol=0, atol=1e-13 * true[0])
+    for function in (singular_values, svd):
+        with pytest.raises(ValueError, match=r"A is neither block diagonal in waves .* nor of a kernel of rank one, "):
+            function(large)
+
+
 # decomposition --------------------------------------------------------------------------------------------------------
 
 
@@ -195,6 +348,10 @@ def decomposed():
         yield Conv2d(separable, (7, 6), stride=(2, 1), padding=1, padding_mode="reflect")
         yield Conv2d(np.stack([separable, 2 * separable])[:, None], (5, 6), groups=2, padding_mode="zeros", padding=1)
         yield Conv2d(normal(rng, (4, 2, 3, 3), dtype), (5, 4), stride=2, padding=1, groups=2, padding_mode="symmetric")
+        yield Conv1d(even(normal(rng, (4, 3, 5), dtype), (2,)), 7, padding=2, groups=2, padding_mode="symmetric")
+        yield Conv2d(even(normal(rng, (2, 3, 3, 3), dtype), (2, 3)), (5, 4), padding=1)
+        yield Conv2d(even(normal(rng, (3, 3), dtype), (0, 1)), (6, 5), padding=1, padding_mode="replicate")
+        yield Conv3d(even(normal(rng, (2, 1, 3, 2, 3), dtype), (2, 4)), (3, 4, 2), stride=(1, 2, 1), padding=(1, 0, 1))
 
 
 each_kind = pytest.mark.parametrize("A", [B for A in decomposed() for B in (A, A.T)], ids=lambda A: (
