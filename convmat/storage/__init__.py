@@ -235,12 +235,11 @@ def _check_levels(name: str, places: Iterable[list[int]]) -> None:
 
 
 def _refusal(what: str, thing: Any) -> str:
-    kind = type(thing)
-    instead = (
-        "save the operator that it was made from, and make it again"
-        if isinstance(thing, ImageOperator) and kind.__module__.startswith("convmat.")
-        else "save its matrix, by scipy.sparse.save_npz or numpy.save"
-    )
+    kind, instead = type(thing), "save its matrix, by scipy.sparse.save_npz or numpy.save"
+    if isinstance(thing, ImageOperator):
+        instead = "save tosparse() by scipy.sparse.save_npz"
+        if kind.__module__.startswith("convmat."):
+            instead = f"save the operator that it was made from and make it again, or {instead}"
     return f"{what} is of type {kind.__name__}: it must be one of {', '.join(OPERATORS)}; {instead}"
 
 

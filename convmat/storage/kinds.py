@@ -44,7 +44,7 @@ from convmat.operators import (
     VStack,
 )
 from convmat.operators.base import _Conjugated, _Transposed
-from convmat.operators.factors import _IndexMap
+from convmat.operators.factors import IndexMap
 from convmat.operators.weights import TransposeWeightOperator, WeightOperator
 from convmat.products import Products
 
@@ -183,9 +183,7 @@ def _geometry_values(geometry: Geometry) -> dict[str, Any]:
     }
 
 
-def _geometry(
-    weight_shape: tuple[int, ...], *, padding: list[Any], padding_as_given: str, **options: Any
-) -> Geometry:
+def _geometry(weight_shape: tuple[int, ...], *, padding: list[Any], padding_as_given: str, **options: Any) -> Geometry:
     """The geometry, which prints the padding as it was given."""
     given, pairs = padding_as_given, tuple(map(tuple, padding))
     if not (given.isascii() and given.isprintable()) and not _ARRAY.fullmatch(given):
@@ -218,11 +216,11 @@ def _convolution(made: type[Conv] | type[ConvTranspose]) -> Kind:
     return Kind(made, make, CONVOLUTION, values)
 
 
-def _index_map(made: type[_IndexMap]) -> Kind:
-    def values(of: _IndexMap) -> dict[str, Any]:
+def _index_map(made: type[IndexMap]) -> Kind:
+    def values(of: IndexMap) -> dict[str, Any]:
         return {"weight": of._ones(), "method": "auto", **_geometry_values(of.geometry)}
 
-    def make(weight: NDArray[Any], method: str, **fields: Any) -> _IndexMap:
+    def make(weight: NDArray[Any], method: str, **fields: Any) -> IndexMap:
         _check_fixed(made, {"weight": weight, "method": method, **fields})
         geometry = _geometry(weight.shape, **fields)
         if not geometry.in_channels == geometry.out_channels == geometry.groups == weight.size:
