@@ -26,6 +26,7 @@ from convmat.operators import (
     block_diag,
     hstack,
     identity,
+    simplify,
     vstack,
 )
 from convmat.testing import check_adjoint
@@ -74,6 +75,7 @@ __all__ = [
     "normal",
     "preconditioner",
     "save",
+    "simplify",
     "singular_values",
     "svd",
     "tikhonov",

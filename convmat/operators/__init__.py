@@ -6,7 +6,7 @@
 `weights`                 W -> y for a fixed image: im2col and the weight gradient
 `convolution`             `Conv1d` .. `ConvTranspose3d`, `Correlate`
 `layers`, `resampling`    other linear layers; the matrices of an axis that is resampled
-`algebra`                 operators made of operators
+`algebra`, `simplification` operators made of operators, and equal ones of fewer parts
 ========================= =================================================================================
 """
 
@@ -37,6 +37,7 @@ from convmat.operators.convolution import (
 )
 from convmat.operators.factors import Crop, Downsample, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
+from convmat.operators.simplification import simplify
 
 __all__ = [
     "BlockDiagonal",
@@ -66,5 +67,6 @@ __all__ = [
     "block_diag",
     "hstack",
     "identity",
+    "simplify",
     "vstack",
 ]

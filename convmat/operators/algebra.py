@@ -275,7 +275,7 @@ class Sum(ImageOperator):
                     f"({type(flat[0]).__name__}) {flat[0].shape}: they must be the same"
                 )
         shapes = _common([t.input_shape for t in flat]), _common([t.output_shape for t in flat])
-        self._terms = tuple(_reshaped(term, *shapes) for term in flat)
+        self._terms = tuple(reshaped(term, *shapes) for term in flat)
         super().__init__(np.result_type(*(t.dtype for t in flat)), *shapes)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -591,7 +591,7 @@ def product(left: ImageOperator, right: ImageOperator) -> ImageOperator:
             f"A @ B: A ({type(left).__name__}) takes images of shape {left.input_shape}, {left.shape[1]} entries, but "
             f"B ({type(right).__name__}) gives {right.output_shape}, {right.shape[0]}: they must be as many"
         )
-    return Chain(left, _reshaped(right, right.input_shape, left.input_shape))
+    return Chain(left, reshaped(right, right.input_shape, left.input_shape))
 
 
 def power(of: ImageOperator, exponent: Any) -> ImageOperator:
@@ -716,7 +716,7 @@ def _concatenated(shapes: Sequence[Shape]) -> Shape:
     return (sum(math.prod(shape) for shape in shapes),)
 
 
-def _reshaped(of: ImageOperator, input_shape: Shape, output_shape: Shape) -> ImageOperator:
+def reshaped(of: ImageOperator, input_shape: Shape, output_shape: Shape) -> ImageOperator:
     """The same matrix between images of other shapes."""
     factors = [of]
     if of.output_shape != output_shape:

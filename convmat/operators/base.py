@@ -19,8 +19,8 @@ from convmat.geometry import output_shape_of, result_dtype
 _TRANSPOSED_ROWS = 2048
 """Rows of a block of vectors that are transposed at a time."""
 
-_DRAWN_ENTRIES = 2**16
-"""Of a matrix that is built for a drawing, as if it were dense."""
+_DRAWN_ENTRIES = 2**18
+"""Of a matrix that is built for a drawing and of those of all parts, as if they were dense."""
 
 _NAMED_PARTS = 8
 
@@ -263,7 +263,12 @@ class ImageOperator(LinearOperator):
 
     def _small(self) -> bool:
         """Whether this matrix and those of all parts are: a product may be small, and what is between, huge."""
-        return math.prod(self.shape) <= _DRAWN_ENTRIES and all(part._small() for part in _operators_in(vars(self)))
+        left, parts = _DRAWN_ENTRIES, [self]
+        while parts and left >= 0:
+            part = parts.pop()
+            left -= math.prod(part.shape)
+            parts.extend(_operators_in(vars(part)))
+        return left >= 0
 
     def _vectors(
         self, product: Callable[[NDArray[Any]], NDArray[Any]], vectors: NDArray[Any], shape: tuple[int, ...]

@@ -18,7 +18,7 @@ from convmat.operators.base import ImageOperator
 from convmat.products.padding import extend, fold
 
 
-class _IndexMap(ImageOperator):
+class IndexMap(ImageOperator):
     """A depthwise convolution with the kernel [1], or the transpose of one."""
 
     def _bind(
@@ -47,7 +47,7 @@ class _IndexMap(ImageOperator):
         """Number of stored entries of `tosparse`, known without building it."""
         return self._geometry.nnz
 
-    def _flipped(self) -> _IndexMap:
+    def _flipped(self) -> IndexMap:
         return _PARTNERS[type(self)]._of(self._geometry, self.dtype)
 
     def _adjoint(self) -> ImageOperator:
@@ -57,7 +57,7 @@ class _IndexMap(ImageOperator):
         return np.ones(self._geometry.weight_shape, dtype=self.dtype)
 
 
-class _Down(_IndexMap):
+class _Down(IndexMap):
     """A map in the direction of the convolution."""
 
     @classmethod
@@ -70,7 +70,7 @@ class _Down(_IndexMap):
         return matrix.sparse(self._geometry, self._ones(), format)
 
 
-class _Up(_IndexMap):
+class _Up(IndexMap):
     """A map in the direction of the transposed convolution."""
 
     @classmethod
@@ -273,7 +273,7 @@ class Upsample(_Up):
         return _keep(y, self._geometry).copy()
 
 
-_PARTNERS: dict[type[_IndexMap], type[_IndexMap]] = {Pad: Crop, Crop: Pad, Downsample: Upsample, Upsample: Downsample}
+_PARTNERS: dict[type[IndexMap], type[IndexMap]] = {Pad: Crop, Crop: Pad, Downsample: Upsample, Upsample: Downsample}
 
 
 def _identity(

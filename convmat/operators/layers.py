@@ -160,6 +160,16 @@ class Rearrange(ImageOperator):
         return make, (self.input_shape, self.output_shape)
 
     @property
+    def split(self) -> tuple[int, ...]:
+        """The axes that are moved, as sizes."""
+        return self._split
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Where they come from: a permutation of the axes of `split`."""
+        return self._order
+
+    @property
     def nnz(self) -> int:
         """Number of stored entries of `tosparse`."""
         return math.prod(self.input_shape)
