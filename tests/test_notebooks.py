@@ -1,6 +1,7 @@
 """What a notebook shows: of operators a drawing, of pictures one PNG, of animations the file."""
 
 import base64
+import functools
 import io
 import math
 import re
@@ -117,6 +118,7 @@ UNDRAWN = {
     "small, of huge parts": lambda: Chain(
         Downsample(BETWEEN, BETWEEN // 10), ConvTranspose1d([1.0], 10, stride=BETWEEN // 10, output_size=BETWEEN)
     ),
+    "more parts than can be looked at": lambda: functools.reduce(lambda A, _: A + 1j * A, range(60), A1),
     "normal operator of a tall one": lambda: normal(Conv1d(np.ones(3), 10, padding=10**7)),
     "long kernel and wide borders": lambda: Conv1d(np.ones(10**5), 10**6, padding=5 * 10**4),
     "its transpose": lambda: Conv1d(np.ones(10**5), 10**6, padding=5 * 10**4).T,
