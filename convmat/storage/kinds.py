@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 from convmat.geometry import DTYPES, Geometry, as_weight, conv_geometry
 from convmat.operators import (
@@ -261,8 +261,8 @@ def _separable(*matrices: Any, input_shape: list[int]) -> Separable:
 
 
 def _axis_matrices(of: Separable) -> tuple[Any, ...]:
-    """The matrices; those of a transpose are of another sparse format."""
-    return tuple(m if m is None or isinstance(m, np.ndarray) else m.tocsr() for m in of.matrices)
+    """The matrices; those of a transpose have another order or format."""
+    return tuple(m if m is None else m.tocsr() if issparse(m) else np.ascontiguousarray(m) for m in of.matrices)
 
 
 def _csr(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], shape: list[int]) -> csr_array:
