@@ -102,9 +102,7 @@ class Trees:
 
     def _normal(self, depth, shape):
         A, a = self.tree(depth, shape)
-        return self.pick(
-            lambda: (A.H @ A, a.conj().T @ a), lambda: (A @ A.H, a @ a.conj().T), lambda: (A.T @ A, a.T @ a)
-        )()
+        return (A.H @ A, a.conj().T @ a) if self.rng.random() < 0.6 else (A.T @ A, a.T @ a)
 
     def _flip(self, depth, shape):
         """The transpose or adjoint of an operator, on images of the shape that it then has."""
