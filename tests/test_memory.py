@@ -40,6 +40,9 @@ REFUSED = {
 LITTLE = {
     "values": (lambda: singular_values(Conv2d(SKEWED, (256, 256), **CIRCULAR)), "norm_bounds(A)"),
     "svd": (lambda: svd(Conv2d(np.ones((4, 4, 3, 3)), (96, 96), **CIRCULAR)), "svds(A, k)"),
+    "values in sines": (lambda: singular_values(Conv2d(EVEN, (256, 256), padding=1)), "norm_bounds(A)"),
+    "svd in sines": (
+        lambda: svd(Conv2d(EVEN[None, None].repeat(4, 0).repeat(4, 1), (96, 96), padding=1)), "svds(A, k)"),
     "dense groups": (
         lambda: singular_values(Conv2d(SKEWED[None, None].repeat(8, 0), (16, 16), groups=8)), "norm_bounds(A)"),
     "axis matrices": (
@@ -90,7 +93,10 @@ def test_what_is_allocated_is_about_what_was_asked_for(monkeypatch, name):
         asked.append(needed)
         check(what, needed, instead)
 
-    for module in ("matrix", "symbol", "bases", "norms", "inverses.cosine", "inverses.kronecker", "inverses.problem"):
+    for module in (
+        "matrix", "spectrum.symbol", "spectrum.bases", "spectrum.norms",
+        "solve.inverses.cosine", "solve.inverses.kronecker", "solve.inverses.problem",
+    ):  # fmt: skip
         monkeypatch.setattr(f"convmat.{module}.check_bytes", note)
     tracemalloc.start()
     try:
