@@ -117,8 +117,8 @@ def _lines(facts: dict[str, Any], sigma: NDArray[Any] | None) -> list[tuple[str,
         apart = f"{100 * (upper / lower - 1):.2g} %" if lower > 0 else "infinitely far"
         return [
             ("norm", f"{below} <= ||A|| <= {above}, certified, {apart} apart"),
-            ("condition", "not known: neither block diagonal in waves, nor a kernel of rank one, nor small enough for a "
-                          "dense decomposition"),
+            ("condition", "not known: neither block diagonal in waves, nor a kernel of rank one, nor small enough for "
+                          "a dense decomposition"),
         ]  # fmt: skip
     at = np.linspace(0, sigma.size - 1, min(_BARS, sigma.size)).round().astype(int)
     bars = text.bars(sigma[at] / (sigma[0] or 1), text.ascii_only())
