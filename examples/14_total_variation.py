@@ -2,8 +2,8 @@
 Total variation
 ===============
 
-x = argmin |A x - y|^2 / 2 + strength TV(x), 0 <= x <= 1: a blurred and noisy photograph comes back with its edges. TV(x)
-is the sum of the lengths |(D x)_m| of the gradient, where Tikhonov's prior takes their squares. The algorithm of
+x = argmin |A x - y|^2 / 2 + strength TV(x), 0 <= x <= 1: a blurred and noisy photograph comes back with its edges.
+TV(x) is the sum of the lengths |(D x)_m| of the gradient, where Tikhonov's prior takes their squares. The algorithm of
 Chambolle and Pock needs products with A, D and their transposes alone; it converges if its steps tau and sigma have
 tau sigma |K|^2 < 1, K = [A; D]. `vstack` makes K, `norm_bounds` proves the bound. A number that is not one spoils it.
 """
@@ -35,8 +35,9 @@ print(f"|K| is in [{lower:.3f}, {upper:.3f}]; the reshaped kernels have the norm
 assert reshaped < lower
 
 # %%
-# The dual problem: max -|p|^2 / 2 - <p, y> + sum min(0, r), r = K^T (p, q), over all p and all q with |q_m| <= strength.
-# It is never larger than the primal one, so that the gap between them bounds how far from the minimum an image is.
+# The dual problem: max -|p|^2 / 2 - <p, y> + sum min(0, r), r = K^T (p, q), over all p, and all q with
+# |q_m| <= strength. It is never larger than the primal one, so that the gap between them bounds how far the objective
+# of an image is from the minimum.
 
 STEPS = 200
 
