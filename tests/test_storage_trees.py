@@ -325,6 +325,11 @@ def tower(kinds, width=2):
     return fields
 
 
+def test_a_transpose_of_what_is_its_own_is_refused():
+    with pytest.raises(ValueError, match="part 1, a Transposed: parts make a Diagonal"):
+        load(io.BytesIO(seal(tower(["Transposed"], 1))))
+
+
 def test_a_file_of_many_levels_is_refused_before_anything_is_made():
     load(io.BytesIO(seal(tower(["Chain", "Sum"] * 49, 1))))
     for levels in (50, 500):
