@@ -270,7 +270,7 @@ EDITS = {
     "format": ({"format": "another format"}, "is not a file of convmat.save"),
     "newer": ({"version": 3}, "version 3, a newer convmat wrote it: this one reads versions 1 and 2"),
     "older": ({"version": 0}, "has version 0: this one reads versions 1 and 2"),
-    "a tree without parts": ({"version": 2}, "those of its parts, such as 0/kind, once each; missing: none; unknown: d"),
+    "a tree without parts": ({"version": 2}, "those of its parts, such as 0/kind, once each; missing: none; unknown:"),
     "version is text": ({"version": "1"}, "its version is not an integer"),
     "kind": ({"kind": "Conv9d"}, "kind='Conv9d' must be one of Conv1d, "),
     "a class that is no operator": ({"kind": "Products"}, "kind='Products' must be one of"),
