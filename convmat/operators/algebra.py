@@ -151,8 +151,8 @@ class Chain(ImageOperator):
             If it, or a product on the way, does not fit in this machine's memory; raised before it is allocated.
         """
         check_format(format)
-        product = functools.reduce(_multiply, (factor.tosparse() for factor in self._factors))
-        return as_format(product.astype(self.dtype, copy=False), format)
+        matrices = (factor.tosparse().astype(self.dtype, copy=False) for factor in self._factors)
+        return as_format(functools.reduce(_multiply, matrices), format)
 
 
 class Scaled(ImageOperator):
@@ -191,7 +191,9 @@ class Scaled(ImageOperator):
 
     def _typed(self, factor: Any) -> Any:
         """A factor that makes the product with the operator of the dtype that this has."""
-        return factor if self.dtype == self._of.dtype else self.dtype.type(factor)
+        if _number(factor, self._of.dtype)[1] == self.dtype:
+            return factor
+        return np.complex128(factor) if isinstance(factor, complex) else np.float64(factor)
 
     @property
     def factor(self) -> Any:
@@ -304,8 +306,8 @@ class Sum(ImageOperator):
 
     def tosparse(self, format: str = "csr") -> Any:
         check_format(format)
-        total = functools.reduce(_add, (term.tosparse() for term in self._terms))
-        return as_format(total.astype(self.dtype, copy=False), format)
+        matrices = (term.tosparse().astype(self.dtype, copy=False) for term in self._terms)
+        return as_format(functools.reduce(_add, matrices), format)
 
 
 class Blocks(ImageOperator):

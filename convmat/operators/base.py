@@ -156,6 +156,15 @@ class ImageOperator(LinearOperator):
     def dot(self, x: Any) -> Any:
         """A @ x: a vector (N,), columns (.., N, K), a number or another operator.
 
+        Parameters
+        ----------
+        x : array_like, number or LinearOperator
+
+        Returns
+        -------
+        ndarray or LinearOperator
+            An ImageOperator if x is a number or an ImageOperator.
+
         Raises
         ------
         TypeError, ValueError
@@ -242,7 +251,7 @@ class ImageOperator(LinearOperator):
 
     def _repr_html_(self) -> str:
         """What a notebook shows: type, shapes and parts, beside the pattern of the matrix where that is little work."""
-        parts = list(_operators_in(vars(self)))
+        parts = parts_of(self)
         lines = [repr(self), _told("images", f"{self.input_shape} -> {self.output_shape}")]
         lines += [_told(f"part {n}", f"{part!r}, {part.input_shape} -> {part.output_shape}")
                   for n, part in enumerate(parts[:_NAMED_PARTS], start=1)]  # fmt: skip
@@ -267,7 +276,7 @@ class ImageOperator(LinearOperator):
         while parts and left >= 0:
             part = parts.pop()
             left -= math.prod(part.shape)
-            parts.extend(_operators_in(vars(part)))
+            parts.extend(parts_of(part))
         return left >= 0
 
     def _vectors(
@@ -360,8 +369,12 @@ def _is_number(x: Any) -> bool:
     return bool(np.isscalar(x)) or (isinstance(x, np.ndarray) and x.ndim == 0)
 
 
+def parts_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
+    """The operators that one is made of, not what these are made of in turn."""
+    return tuple(_operators_in(vars(A)))
+
+
 def _operators_in(value: Any) -> Iterator[ImageOperator]:
-    """The operators that a value holds, not those that these hold in turn."""
     if isinstance(value, ImageOperator):
         yield value
     elif isinstance(value, dict):

@@ -85,8 +85,14 @@ def simplify(A: ImageOperator) -> ImageOperator:
     return in_dtype(found, A.dtype)
 
 
-def _simplified(parts: Iterable[ImageOperator]) -> list[ImageOperator]:
-    return [simplify(part) for part in parts]
+def _simplified(parts: Iterable[ImageOperator], dtype: np.dtype[Any]) -> list[ImageOperator]:
+    return [_precise(simplify(part), dtype) for part in parts]
+
+
+def _precise(A: ImageOperator, dtype: np.dtype[Any]) -> ImageOperator:
+    """The numbers of an operator in the precision of a dtype, so that those it is joined with lose no digits."""
+    carries = isinstance(A, Conv | ConvTranspose | Diagonal)
+    return in_dtype(A, np.promote_types(A.dtype, dtype.type(0).real.dtype)) if carries else A
 
 
 def _same(parts: Sequence[ImageOperator], others: Sequence[ImageOperator]) -> bool:
@@ -95,7 +101,7 @@ def _same(parts: Sequence[ImageOperator], others: Sequence[ImageOperator]) -> bo
 
 def _chain(A: Chain) -> ImageOperator:
     """Neighbours are joined until none can be; numbers go into a factor that takes them."""
-    factor, parts = _without_numbers(Chain(*_simplified(A.factors())).factors(), A.dtype)
+    factor, parts = _without_numbers(Chain(*_simplified(A.factors(), A.dtype)).factors(), A.dtype)
     parts = _joined(parts, (_join_diagonals, _join_rearrangements, _join_taps, _join_transposed_taps))
     kept = [part for part in parts if not _is_identity(part)]
     if not kept:
@@ -137,7 +143,7 @@ def _without_numbers(parts: Sequence[ImageOperator], dtype: np.dtype[Any]) -> tu
 
 def _sum(A: Sum) -> ImageOperator:
     parts: list[ImageOperator] = []
-    for part in _simplified(A.terms()):
+    for part in _simplified(A.terms(), A.dtype):
         if isinstance(part, Scaled) and isinstance(part.of, Sum):
             parts.extend(times(part.factor, term) for term in part.of.terms())
         else:
@@ -147,13 +153,12 @@ def _sum(A: Sum) -> ImageOperator:
 
 
 def _scaled(A: Scaled) -> ImageOperator:
-    of = simplify(A.of)
-    found = times(A.factor, of)
+    found = times(A.factor, _precise(simplify(A.of), A.dtype))
     return A if isinstance(found, Scaled) and found.of is A.of else found
 
 
 def _stack(A: Blocks) -> ImageOperator:
-    parts = _simplified(A.parts())
+    parts = _simplified(A.parts(), A.dtype)
     if len(parts) == 1:
         return parts[0]
     joint = _stacked(A, parts)
@@ -185,7 +190,8 @@ def _taken(factor: Any, A: ImageOperator) -> ImageOperator | None:
         values = _normal(factor * A.values, None)
         return None if values is None else Diagonal(values, A.input_shape)
     if isinstance(A, Scaled):
-        product = _normal(factor * A.factor, A.dtype)
+        dtype = np.promote_types(A.dtype, np.complex64) if isinstance(factor, complex) else A.dtype
+        product = _normal(factor * A.factor, dtype)
         return None if product is None else times(product, A.of)
     if isinstance(A, Chain):
         parts = list(A.factors())

@@ -1,4 +1,4 @@
-"""Least squares with a convolution: the normal operator, preconditioners, and Tikhonov's solution in closed form.
+"""Least squares with operators on images: the normal operator, preconditioners, and Tikhonov's solution in closed form.
 
     x = argmin |A x - y|^2 + damp^2 |R x|^2,    (A^H A + damp^2 R^H R) x = A^H y.
 
@@ -17,11 +17,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from convmat.geometry import result_dtype
-from convmat.operators import Convolution, ImageOperator
+from convmat.operators import ImageOperator, simplify
 from convmat.products.threads import blas_on_one_thread
 from convmat.solve.inverses import INVERSES, Inverse, Problem
 from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import choose
+from convmat.solve.inverses.terms import is_finite, is_stack
 from convmat.spectrum.scaling import as_dtype, as_float, near_one, times_power
 
 _MAXITER = 10_000
@@ -125,15 +126,15 @@ class SolveInfo:
     relative_error: float
 
 
-def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None = None) -> NormalOperator:
+def normal(A: ImageOperator, damp: float = 0.0, *, regularizer: ImageOperator | None = None) -> NormalOperator:
     r"""The normal operator :math:`A^H A + damp^2 R^H R` as a `LinearOperator`, with ``tosparse()``.
 
     Parameters
     ----------
-    A : Conv or ConvTranspose
+    A : ImageOperator
     damp : float
         Not negative.
-    regularizer : Conv or ConvTranspose, optional
+    regularizer : ImageOperator, optional
         R, with the same `input_shape` as A; the identity by default.
 
     Returns
@@ -144,7 +145,7 @@ def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None
     Raises
     ------
     TypeError
-        If A or the regularizer is not one of convmat's convolutions, or damp is not a real number.
+        If A or the regularizer is not one of convmat's operators, or damp is not a real number.
     ValueError
         If damp is negative or not finite, a weight is not finite, or the input shapes differ.
 
@@ -167,7 +168,7 @@ def normal(A: Convolution, damp: float = 0.0, *, regularizer: Convolution | None
 
 @blas_on_one_thread()
 def preconditioner(
-    A: Convolution, damp: float, *, regularizer: Convolution | None = None, kind: str = "auto"
+    A: ImageOperator, damp: float, *, regularizer: ImageOperator | None = None, kind: str = "auto"
 ) -> Preconditioner:
     r"""An approximate inverse of the normal operator, Hermitian and positive definite.
 
@@ -175,10 +176,10 @@ def preconditioner(
 
     Parameters
     ----------
-    A : Conv or ConvTranspose
+    A : ImageOperator
     damp : float
         Not negative.
-    regularizer : Conv or ConvTranspose, optional
+    regularizer : ImageOperator, optional
         R, with the same `input_shape` as A; the identity by default.
     kind : {"auto", "kronecker", "circulant", "dct", "schwarz", "identity"}
         * "kronecker": the inverse of the best separable neighbour of A, by the singular values of its axis matrices
@@ -202,7 +203,7 @@ def preconditioner(
     Raises
     ------
     TypeError
-        If A or the regularizer is not one of convmat's convolutions, or damp is not a real number.
+        If A or the regularizer is not one of convmat's operators, or damp is not a real number.
     ValueError
         If damp is negative or not finite, a weight is not finite, the input shapes differ, or the kind is unknown or
         does not exist for this geometry.
@@ -265,11 +266,11 @@ def preconditioner(
 
 @blas_on_one_thread()
 def tikhonov(
-    A: Convolution,
+    A: ImageOperator,
     y: ArrayLike,
     damp: float,
     *,
-    regularizer: Convolution | None = None,
+    regularizer: ImageOperator | None = None,
     rtol: float = 1e-8,
     maxiter: int | None = None,
     callback: Callable[[NDArray[Any]], object] | None = None,
@@ -278,13 +279,13 @@ def tikhonov(
 
     Parameters
     ----------
-    A : Conv or ConvTranspose
+    A : ImageOperator
     y : array_like
         Of shape `A.output_shape`, (A.shape[0],), (A.shape[0], columns), or (*batch, *A.output_shape); the first of
         these that fits. Real or complex.
     damp : float
         Not negative.
-    regularizer : Conv or ConvTranspose, optional
+    regularizer : ImageOperator, optional
         R, with the same `input_shape` as A: finite differences, a Laplacian; the identity by default.
     rtol : float
         The solution has converged when two numbers are at most this: the relative residual of the normal equations, and
@@ -305,7 +306,7 @@ def tikhonov(
     Raises
     ------
     TypeError
-        If A or the regularizer is not one of convmat's convolutions, or y or damp are not numbers.
+        If A or the regularizer is not one of convmat's operators, or y or damp are not numbers.
     ValueError
         If damp is negative or not finite, y or a weight is not finite, or shapes do not fit.
     numpy.linalg.LinAlgError
@@ -322,9 +323,14 @@ def tikhonov(
 
     * circular convolutions with a stride that divides the size, several channels and groups included: one small block
       per frequency, and Woodbury's identity where it is wider than high, as in super-resolution [1]_;
-    * separable kernels, under every padding mode and stride: singular values of the axis matrices [2]_;
+    * separable kernels, under every padding mode and stride: singular values of the axis matrices [2]_, or eigenvectors
+      that A and the regularizer share along each axis;
     * symmetric padding with even kernels: the discrete cosine transform [3]_;
-    * at most 1024 unknowns: a Cholesky decomposition.
+    * at most 1024 unknowns: a QR or Cholesky decomposition, of every operator.
+
+    A and the regularizer are simplified first. A stack (`vstack`) of convolutions is a sum of terms in the normal
+    equations, of which each closed form takes any number: differences along all axes, of all channels. Where nothing of
+    the structure is known, plain conjugate gradients are what is left.
 
     Otherwise conjugate gradients with `preconditioner`. A closed form that rounding errors leave short of `rtol` is
     corrected by steps of the same. Several right-hand sides run together, and share all decompositions.
@@ -400,17 +406,17 @@ def tikhonov(
     return x, SolveInfo(method, found.iterations, found.residual, converged, found.error)
 
 
-def _problem(A: Convolution, damp: float, regularizer: Convolution | None) -> Problem:
+def _problem(A: ImageOperator, damp: float, regularizer: ImageOperator | None) -> Problem:
     """The arguments, checked."""
     for name, operator in (("A", A), ("regularizer", regularizer)):
         if operator is None and name == "regularizer":
             continue
-        if not isinstance(operator, Convolution):
+        if not isinstance(operator, ImageOperator):
             raise TypeError(
-                f"{name} is a {type(operator).__name__}: it must be a convolution of convmat (Conv1d, Conv2d, Conv3d "
-                f"or their transposes); for other operators use scipy's lsqr or cg"
+                f"{name} is a {type(operator).__name__}: it must be an operator of convmat; for other operators use "
+                f"scipy's lsqr or cg"
             )
-        if not np.isfinite(operator.weight).all():
+        if not is_finite(operator):
             raise ValueError(f"the weight of {name} has entries that are not finite: there is nothing to solve")
     if regularizer is not None and regularizer.input_shape != A.input_shape:
         raise ValueError(
@@ -421,7 +427,12 @@ def _problem(A: Convolution, damp: float, regularizer: Convolution | None) -> Pr
     if not 0 <= as_float(damp) < math.inf:
         shown = f"an integer of {damp.bit_length()} bits" if isinstance(damp, int) and damp > 1 else repr(damp)
         raise ValueError(f"damp={shown} must be finite and not negative, at most {np.finfo(np.float64).max:.3g}")
-    return Problem(A, float(damp), regularizer)
+    return Problem(_short(A), float(damp), None if regularizer is None else _short(regularizer))
+
+
+def _short(A: ImageOperator) -> ImageOperator:
+    """An equal operator of fewer parts; a stack stays one, whose parts are terms."""
+    return A if is_stack(A) else simplify(A)
 
 
 def _check_limits(rtol: float, maxiter: int | None, problem: Problem) -> tuple[float, int]:
@@ -441,7 +452,7 @@ def _check_limits(rtol: float, maxiter: int | None, problem: Problem) -> tuple[f
 Restore = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def _as_batch(A: Convolution, y: NDArray[Any]) -> tuple[NDArray[Any], Restore]:
+def _as_batch(A: ImageOperator, y: NDArray[Any]) -> tuple[NDArray[Any], Restore]:
     """The data as a batch of images, and the way from a batch of solutions to the shape that goes with y."""
     outs, (rows, cols) = A.output_shape, A.shape
     lead = y.ndim - len(outs)

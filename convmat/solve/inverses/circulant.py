@@ -42,15 +42,17 @@ class Circulant(Inverse):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        if not (self.exact or (problem.convolutions and isinstance(problem.operator, Convolution))):
+            raise UnsupportedError("A is no convolution")
         self._step = lattice(problem)
         self._real = problem.dtype.kind != "c"
         self._inside: Any = (..., *(slice(n) for n in problem.size))
         torus = problem.size if self.exact else _torus(problem, self._step)
         coarse = tuple(n // step for n, step in zip(torus, self._step, strict=True))
-        self._groups = math.gcd(*(term.geometry.groups for term in problem.terms))
+        self._groups = math.gcd(*(term.geometry.groups for term in problem.convolutions))
         self._waves = Waves(coarse, self._step, self._groups, self._real)
         self._blocks = [
-            weight * self._symbol(term) for term, weight in zip(problem.terms, problem.weights, strict=True)
+            weight * self._symbol(term) for term, weight in zip(problem.convolutions, problem.weights, strict=True)
         ]
         self._shift = problem.shift
         self._scale = None
@@ -59,13 +61,15 @@ class Circulant(Inverse):
             self._shift += max(problem.damp, 1e-8) * float(np.linalg.norm(first, axis=(-2, -1)).max())
             self._scale = _diagonal_scale(problem)
         rows, cols = self._blocks[0].shape[-2:]
-        self._wide = problem.regularizer is None and rows < cols
+        self._wide = problem.single and problem.regularizer is None and rows < cols
         self._inverse = self._invert()
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
-        return all(is_periodic(term.geometry) for term in problem.terms) and not any(
-            n % step for n, step in zip(problem.size, lattice(problem), strict=True)
+        return (
+            bool(problem.convolutions)
+            and all(is_periodic(term.geometry) for term in problem.convolutions)
+            and not any(n % step for n, step in zip(problem.size, lattice(problem), strict=True))
         )
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
@@ -135,9 +139,8 @@ def _torus(problem: Problem, step: tuple[int, ...]) -> tuple[int, ...]:
     """A torus, larger than x by the reach of two kernels, with sides that transform fast."""
     sides = []
     for axis, (n, s) in enumerate(zip(problem.size, step, strict=True)):
-        reach = max(
-            2 * t.geometry.axes[axis].span // (1 if is_forward(t) else t.geometry.stride[axis]) for t in problem.terms
-        )
+        lines = [(t.geometry.axes[axis], is_forward(t)) for t in problem.convolutions]
+        reach = max(2 * line.span // (1 if forward else line.stride) for line, forward in lines)
         sides.append(s * int(fft.next_fast_len(-(-(n + reach) // s), real=True)))
     return tuple(sides)
 
@@ -154,7 +157,7 @@ def _merge_groups(kernel: NDArray[Any], groups: int, common: int) -> NDArray[Any
 
 def _diagonal_scale(problem: Problem) -> NDArray[Any] | None:
     """(diagonal of A^H A, relative to that of most samples)^-1/2, from the squares of the kernel. (C, N_1..N_D)"""
-    operator = problem.operator
+    operator = problem.convolutions[0]
     layer: Any = type(operator)  # mypy takes the constructor of the base
     squares = layer(
         np.abs(operator.weight.astype(problem.dtype)) ** 2,

@@ -29,9 +29,11 @@ class Cosine(Inverse):
     name = "dct"
 
     def __init__(self, problem: Problem) -> None:
-        if any(s > 1 for term in problem.terms for s in term.geometry.stride):
+        if not problem.convolutions:
+            raise UnsupportedError("the terms are not convolutions of one image")
+        if any(s > 1 for term in problem.convolutions for s in term.geometry.stride):
             raise UnsupportedError("a stride is larger than 1")
-        if any(term.output_shape[-problem.ndim :] != problem.size for term in problem.terms):
+        if any(term.output_shape[-problem.ndim :] != problem.size for term in problem.convolutions):
             raise UnsupportedError("the result does not have the size of x")
         super().__init__(problem)
         check_bytes(
@@ -40,7 +42,7 @@ class Cosine(Inverse):
             "scipy's lsqr(A, y, damp=damp) needs none",
         )
         values = np.full((problem.channels, *problem.size), problem.shift)
-        for number, (term, weight) in enumerate(zip(problem.terms, problem.weights, strict=True)):
+        for number, (term, weight) in enumerate(zip(problem.convolutions, problem.weights, strict=True)):
             squares = _mean_squares(problem, term)
             values += weight**2 * squares
             if number == 0 and not self.exact:
@@ -50,7 +52,7 @@ class Cosine(Inverse):
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
-        return all(is_even(term) for term in problem.terms)
+        return bool(problem.convolutions) and all(is_even(term) for term in problem.convolutions)
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         axes = tuple(range(2, r.ndim))

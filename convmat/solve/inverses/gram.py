@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.matrix import axis_matrix
-from convmat.operators import Convolution
+from convmat.operators import Convolution, ImageOperator
 from convmat.products.separable import AxisProducts, Term
 from convmat.solve.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of, single_kernels
 from convmat.spectrum.symbol import stored, symbol
@@ -29,18 +29,22 @@ _FEW_CHANNELS = 4
 """Columns of a block up to which the products of the blocks cost less than the transforms that are saved."""
 
 
-def gram(operator: Convolution) -> Images:
+def gram(operator: ImageOperator) -> Images:
     """A^H A."""
-    methods = {operator.method, operator.T.method}
-    product: Images | None = None
-    if operator.dtype in (np.float64, np.complex128):
-        if methods == {"separable"}:
-            product = _of_axes(operator)
-        elif methods == {"fft"} and is_periodic(operator.geometry):
-            product = _of_blocks(operator)
+    product = _fused(operator) if isinstance(operator, Convolution) else None
     if product is None:
         return lambda x: adjoint(operator, operator.apply(x.reshape(len(x), *operator.input_shape))).reshape(x.shape)
     return product if operator.dtype.kind == "c" else _on_real_parts(product)
+
+
+def _fused(operator: Convolution) -> Images | None:
+    methods = {operator.method, operator.T.method}
+    if operator.dtype in (np.float64, np.complex128):
+        if methods == {"separable"}:
+            return _of_axes(operator)
+        if methods == {"fft"} and is_periodic(operator.geometry):
+            return _of_blocks(operator)
+    return None
 
 
 def _of_axes(operator: Convolution) -> Images | None:

@@ -5,13 +5,15 @@ mode and stride. With the singular values A_a = U_a S_a V_a^H,
 
     (A^H A + d^2 I)^-1 A^H = V [s / (s^2 + d^2)] U^H,    V = V_1 (x) V_2, s = s_1 (x) s_2.
 
-A regularizer R = R_1 (x) R_2 takes the generalised eigenvectors of the pairs (A_a^H A_a, R_a^H R_a).
+A regularizer R = R_1 (x) R_2 takes the generalised eigenvectors of the pairs (A_a^H A_a, R_a^H R_a); more terms take
+eigenvectors that all of them share on each axis, where there are such.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +27,12 @@ from convmat.solve.inverses.problem import Inverse, Problem, check_invertible
 from convmat.solve.inverses.terms import UnsupportedError, is_forward, kernel_of, single_kernels
 from convmat.spectrum.values import ROUNDING, outer, rank_one
 
+_NEARLY = 1e-10
+"""The part of a kernel that may be missing from its separable neighbour, in a term that is not approximated."""
+
+_COMMUTING = 32 * np.finfo(np.float64).eps
+"""What may be left beside the diagonal, per sample, relative to the largest eigenvalue."""
+
 _LONGEST_AXIS = 4096
 """Samples of an axis beyond which its dense decomposition takes too long."""
 
@@ -32,33 +40,50 @@ Vectors = Sequence[NDArray[Any]]
 
 
 class Kronecker(Inverse):
-    """The inverse of the best separable neighbour of A: exact for separable kernels, every padding mode and stride."""
+    """The inverse of the best separable neighbour of A: exact for separable kernels, every padding mode and stride.
+
+    Several terms have an inverse of this form where, on each axis, they are multiples of two matrices, or their normal
+    matrices commute: a blur under symmetric padding and differences, say.
+    """
 
     name = "kronecker"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        factors = _factors(problem)
-        make = _Plain if problem.regularizer is None else _Generalised
-        self._channels = [make(matrices, problem.damp) for matrices in factors]
+        self._channels = [
+            _Plain(terms[0], problem) if problem.single and len(terms) == 1 and problem.regularizer is None
+            else _Common(terms, problem) for terms in _factors(problem)
+        ]  # fmt: skip
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
-        return all(remainder(term) <= ROUNDING * float(np.finfo(term.dtype).eps) for term in problem.terms)
+        terms = problem.convolutions
+        return bool(terms) and all(remainder(term) <= ROUNDING * float(np.finfo(term.dtype).eps) for term in terms)
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         return np.stack([channel.apply(r[:, c]) for c, channel in enumerate(self._channels)], axis=1)
 
     def solve(self, y: NDArray[Any]) -> NDArray[Any]:
-        images = y.reshape(len(y), len(self._channels), *y.shape[-self.problem.ndim :])
-        return np.stack([channel.solve(images[:, c]) for c, channel in enumerate(self._channels)], axis=1)
+        plain = [channel for channel in self._channels if isinstance(channel, _Plain)]
+        if len(plain) < len(self._channels):
+            return super().solve(y)
+        images = y.reshape(len(y), len(plain), *y.shape[-self.problem.ndim :])
+        return np.stack([channel.solve(images[:, c]) for c, channel in enumerate(plain)], axis=1)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """weight^2 T^H T, T = T_1 (x) .. (x) T_D."""
+
+    weight: float
+    matrices: Vectors
 
 
 class _Plain:
     """V [s / (s^2 + d^2)] U^H of one channel."""
 
-    def __init__(self, terms: Sequence[Vectors], damp: float) -> None:
-        self._matrices, self._damp = terms[0], damp
+    def __init__(self, term: _Term, problem: Problem) -> None:
+        self._matrices, self._damp = term.matrices, (damp := problem.damp)
         self._svd = _decompositions(self._matrices)
         self._sigma = outer([sigma for _, sigma, _ in self._svd])
         if damp == 0:
@@ -110,32 +135,70 @@ def _multiple(matrix: NDArray[Any], other: NDArray[Any]) -> Any:
     return factor if error <= 16 * np.finfo(np.float64).eps * abs(matrix[largest]) else 0
 
 
-class _Generalised:
-    """V [1 / (a + d^2 b)] V^H of one channel: V^H A^H A V = a and V^H R^H R V = b are diagonal on every axis."""
+class _Common:
+    """V [1 / sum of w^2 lambda] V^H of one channel: V^H T^H T V = lambda is diagonal on every axis, for all terms."""
 
-    def __init__(self, terms: Sequence[Vectors], damp: float) -> None:
-        self._matrices = terms[0]
-        self._vectors, firsts, seconds = [], [], []
-        for matrix, penalty in zip(*terms, strict=True):
-            gram, other = matrix.conj().T @ matrix, penalty.conj().T @ penalty
-            other *= _trace(gram) / (_trace(other) or 1.0)
-            try:
-                values, vectors = linalg.eigh(gram, gram + other)
-            except np.linalg.LinAlgError as error:
-                raise UnsupportedError("A and the regularizer share null vectors along an axis") from error
-            values = np.clip(values, 0, 1)
-            self._vectors.append(vectors)
-            firsts.append(values)
-            seconds.append((1 - values) * (_trace(penalty.conj().T @ penalty) / (_trace(gram) or 1.0)))
-        self._denominators = outer(firsts) + damp**2 * outer(seconds)
-        check_invertible(float(self._denominators.min()), float(self._denominators.max()), max(map(len, firsts)))
+    def __init__(self, terms: Sequence[_Term], problem: Problem) -> None:
+        if problem.shift:
+            eyes = tuple(np.eye(n, dtype=problem.dtype) for n in problem.size)
+            terms = [*terms, _Term(math.sqrt(problem.shift), eyes)]
+        axes = [_diagonalised([term.matrices[axis] for term in terms]) for axis in range(problem.ndim)]
+        self._vectors = [vectors for vectors, _ in axes]
+        self._denominators = np.zeros(problem.size)
+        for number, term in enumerate(terms):
+            self._denominators += term.weight**2 * outer([values[number] for _, values in axes])
+        check_invertible(float(self._denominators.min()), float(self._denominators.max()), max(problem.size))
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         seen = along([v.conj().T for v in self._vectors], r) / self._denominators
         return along(self._vectors, seen)
 
-    def solve(self, y: NDArray[Any]) -> NDArray[Any]:
-        return self.apply(along([matrix.conj().T for matrix in self._matrices], y))
+
+def _diagonalised(matrices: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """V and, for each matrix T, the diagonal of V^H T^H T V, which has no other entries."""
+    grams = [matrix.conj().T @ matrix for matrix in matrices]
+    distinct: list[NDArray[Any]] = []
+    for gram in grams:
+        if gram.any() and not any(_multiple(gram, other) for other in distinct):
+            distinct.append(gram)
+    distinct = distinct or grams[:1]
+    if len(distinct) == 2:
+        vectors, found = _pair(*distinct)
+    else:
+        vectors, found = _commuting(distinct)
+    values = []
+    for gram in grams:
+        factors = [float(np.real(_multiple(gram, other))) for other in distinct]
+        place = int(np.argmax(factors))  # the one of which it is a multiple; 0 times any, if it is zero
+        values.append(factors[place] * found[place])
+    return vectors, values
+
+
+def _pair(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Two matrices, by their generalised eigenvectors."""
+    ratio = _trace(first) / (_trace(second) or 1.0)
+    try:
+        values, vectors = linalg.eigh(first, first + ratio * second)
+    except np.linalg.LinAlgError as error:
+        raise UnsupportedError("A and the regularizer share null vectors along an axis") from error
+    values = np.clip(values, 0, 1)
+    return vectors, [values, (1 - values) / (ratio or 1.0)]
+
+
+def _commuting(grams: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:
+    """Any number of matrices, if they commute: by the eigenvectors of a mixture, which are those of all."""
+    sizes = [_trace(gram) or 1.0 for gram in grams]
+    shares = np.random.default_rng(0).uniform(1, 2, len(grams))
+    _, vectors = linalg.eigh(sum(share / size * gram for share, size, gram in zip(shares, sizes, grams, strict=True)))
+    values = []
+    for gram in grams:
+        turned = vectors.conj().T @ gram @ vectors
+        diagonal = np.diag(turned).real.copy()
+        away = float(np.abs(turned - np.diag(np.diag(turned))).max(initial=0))
+        if away > _COMMUTING * len(gram) * float(np.abs(diagonal).max(initial=0)):
+            raise UnsupportedError("the terms have no common eigenvectors along an axis")
+        values.append(np.maximum(diagonal, 0))
+    return vectors, values
 
 
 def remainder(operator: Convolution) -> float:
@@ -151,28 +214,26 @@ def along(matrices: Sequence[NDArray[Any]], x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-def _factors(problem: Problem) -> list[list[Vectors]]:
-    """Per channel of x, the axis matrices of each term."""
-    if (
-        max(max(t.input_shape[-problem.ndim :] + t.output_shape[-problem.ndim :]) for t in problem.terms)
-        > _LONGEST_AXIS
-    ):
+def _factors(problem: Problem) -> list[list[_Term]]:
+    """The separable terms of each channel of x."""
+    terms = problem.convolutions
+    if not terms:
+        raise UnsupportedError("the terms are not convolutions of one image")
+    if max(max(t.geometry.input_size + t.geometry.output_size) for t in terms) > _LONGEST_AXIS:
         raise UnsupportedError(f"an axis is longer than {_LONGEST_AXIS}")
-    entries = sum(axis.output * axis.size for term in problem.terms for axis in term.geometry.axes)
+    entries = sum(axis.output * axis.size for term in terms for axis in term.geometry.axes)
     check_bytes(
         f"SVDs of the axis matrices of {problem.channels} channels",
         3 * problem.dtype.itemsize * problem.channels * entries,
         "solve for fewer channels at once, or by scipy's lsqr(A, y, damp=damp)",
     )
-    factors: list[list[Vectors]] = [[] for _ in range(problem.channels)]
-    for number, term in enumerate(problem.terms):
+    factors: list[list[_Term]] = [[] for _ in range(problem.channels)]
+    for number, (term, weight) in enumerate(zip(terms, problem.weights, strict=True)):
         for channel, _, kernel in single_kernels(term):
-            if len(factors[channel]) > number:
-                raise UnsupportedError("several channels of the result belong to one of x")
             vectors, missing = rank_one(kernel)
-            if number and missing > 1e-10:
-                raise UnsupportedError("the regularizer is not separable")
-            factors[channel].append(_axis_matrices(term, vectors))
+            if missing > _NEARLY and (number or factors[channel]):
+                raise UnsupportedError("a term beside the first is not separable")
+            factors[channel].append(_Term(weight, _axis_matrices(term, vectors)))
     return factors
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.matrix import check_bytes
-from convmat.operators import Convolution
+from convmat.operators import Convolution, ImageOperator, VStack
+from convmat.operators.simplification import as_convolution, times
 from convmat.products import Products
 from convmat.solve.inverses.gram import Images, gram
-from convmat.solve.inverses.terms import adjoint, is_forward
-from convmat.spectrum.scaling import near_one, times_power
+from convmat.solve.inverses.terms import adjoint, images_of, is_forward, terms_of
+from convmat.spectrum.trees import scaled_operator
 from convmat.taps import Axis
 
 _SMALL_MATRIX = 2**22
@@ -34,9 +35,9 @@ class Problem:
     another one, which differs by powers of two: see `scaled`.
     """
 
-    operator: Convolution
+    operator: ImageOperator
     damp: float
-    regularizer: Convolution | None = None
+    regularizer: ImageOperator | None = None
     normal_power: int = 0
     solution_power: int = 0
 
@@ -46,11 +47,12 @@ class Problem:
         The normal operator of this problem is 2^normal_power times that of the scaled one, and the solution for y is
         2^solution_power times that of the scaled one for y.
         """
-        operator, a = _scaled(self.operator)
-        regularizer, r = (None, 0) if self.regularizer is None else _scaled(self.regularizer)
+        operator, a = scaled_operator(self.operator)
+        regularizer, r = (None, 0) if self.regularizer is None else scaled_operator(self.regularizer)
         mantissa, d = math.frexp(self.damp)
         beyond = max(0, d + r - a) if self.damp else 0  # A and damp R are divided by 2^beyond more
-        operator = _times_power(operator, -min(beyond, _FAR))
+        if beyond:
+            operator = times(2.0 ** -min(beyond, _FAR), operator)
         damp = math.ldexp(mantissa, d + r - a - beyond)
         return Problem(operator, damp, regularizer, 2 * (a + beyond), min(beyond, _FAR) - a - 2 * beyond)
 
@@ -58,14 +60,18 @@ class Problem:
         return Problem, tuple(getattr(self, field.name) for field in fields(self))  # what is cached is made again
 
     @cached_property
-    def terms(self) -> tuple[Convolution, ...]:
-        """The convolutions in the problem: A, and R unless it is the identity."""
-        return (self.operator,) if self.regularizer is None else (self.operator, self.regularizer)
+    def _weighted(self) -> list[tuple[float, ImageOperator]]:
+        return terms_of(self.operator) + ([] if self.regularizer is None else terms_of(self.regularizer, self.damp))
+
+    @cached_property
+    def terms(self) -> tuple[ImageOperator, ...]:
+        """What A is a stack of, and R unless it is the identity: the normal operator is sum w_t^2 T_t^H T_t + shift."""
+        return tuple(term for _, term in self._weighted)
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """The factors of the terms: 1, and damp."""
-        return (1.0, self.damp)[: len(self.terms)]
+        """The factors w_t of the terms."""
+        return tuple(weight for weight, _ in self._weighted)
 
     @cached_property
     def shift(self) -> float:
@@ -74,28 +80,41 @@ class Problem:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """float64, or complex128 if a kernel is complex."""
+        """float64, or complex128 if an operator is complex."""
         return np.result_type(np.float64, *(term.dtype for term in self.terms))
 
     @cached_property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """The terms, if all of them are convolutions of the same images, an identity among them too; else nothing."""
+        like = next((term.geometry for term in self.terms if isinstance(term, Convolution)), None)
+        found = [term if isinstance(term, Convolution) else as_convolution(term, like) for term in self.terms]
+        terms = tuple(term for term in found if term is not None)
+        return terms if len(terms) == len(found) and len(set(map(images_of, terms))) == 1 else ()
+
+    @cached_property
+    def single(self) -> bool:
+        """Whether the normal operator is A^H A + shift for one convolution, A itself."""
+        return self.terms == (self.operator,) and bool(self.convolutions)
+
+    @cached_property
     def channels(self) -> int:
-        """Channels of the unknown x."""
-        return math.prod(self.operator.input_shape) // math.prod(self.size)
+        """Channels of the unknown x; of an x that is no image, 1."""
+        return images_of(self.convolutions[0])[0] if self.convolutions else 1
 
     @cached_property
     def size(self) -> tuple[int, ...]:
         """Spatial size of the unknown x."""
-        return self.operator.input_shape[-self.ndim :]
+        return images_of(self.convolutions[0])[1] if self.convolutions else (self.unknowns,)
 
-    @cached_property
+    @property
     def ndim(self) -> int:
         """Number of spatial axes."""
-        return self.operator.geometry.ndim
+        return len(self.size)
 
-    @cached_property
+    @property
     def unknowns(self) -> int:
         """Entries of x."""
-        return self.channels * math.prod(self.size)
+        return int(self.operator.shape[1])
 
     def normal(self, x: NDArray[Any]) -> NDArray[Any]:
         """(A^H A + damp^2 R^H R) x: (batch, C, N_1..N_D) -> the same."""
@@ -124,20 +143,6 @@ class Problem:
         return adjoint(self.operator, y).reshape(len(y), self.channels, *self.size)
 
 
-def _scaled(operator: Convolution) -> tuple[Convolution, int]:
-    """An operator with a weight near 1, and the exponent of which it is the multiple."""
-    exponent = int(near_one(operator.weight[None])[1].item())
-    return _times_power(operator, -exponent), exponent
-
-
-def _times_power(operator: Convolution, exponent: int) -> Convolution:
-    """2^exponent times an operator."""
-    if exponent == 0:
-        return operator
-    weight = times_power(operator.weight, exponent)
-    return type(operator)._of(Products(operator.geometry, weight, operator._products.asked))
-
-
 class Inverse:
     """(A^H A + damp^2 R^H R)^-1, or something close to it that is Hermitian and positive definite.
 
@@ -156,7 +161,7 @@ class Inverse:
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
-        """Whether this kind is exact for the problem; cheap to ask."""
+        """Whether this kind is exact for the problem, if it exists; cheap to ask."""
         raise NotImplementedError
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
@@ -169,13 +174,15 @@ class Inverse:
 
 
 def resized(problem: Problem, size: tuple[int, ...]) -> Problem:
-    """The same problem on another grid; the sizes must differ by multiples of all strides."""
-    terms = []
-    for term in problem.terms:
+    """The same problem of convolutions on another grid; the sizes must differ by multiples of all strides."""
+    count = len(terms_of(problem.operator))
+    parts: list[ImageOperator] = []
+    for number, (term, weight) in enumerate(zip(problem.convolutions, problem.weights, strict=True)):
         geometry = resized_geometry(term, problem.size, size)
         method = "matrix" if geometry.nnz <= _SMALL_MATRIX else "auto"
-        terms.append(type(term)._of(Products(geometry, term.weight, method)))
-    return Problem(terms[0], problem.damp, terms[1] if len(terms) > 1 else None)
+        small = type(term)._of(Products(geometry, term.weight, method))
+        parts.append(times(weight if number < count else weight / (problem.damp or 1.0), small))
+    return Problem(VStack(*parts[:count]), problem.damp, VStack(*parts[count:]) if parts[count:] else None)
 
 
 def resized_geometry(term: Convolution, old: tuple[int, ...], new: tuple[int, ...]) -> Geometry:
@@ -195,13 +202,13 @@ def resized_geometry(term: Convolution, old: tuple[int, ...], new: tuple[int, ..
 
 def lattice(problem: Problem) -> tuple[int, ...]:
     """Per axis the shift of x that shifts the results of all terms by whole samples."""
-    steps = [term.geometry.stride if is_forward(term) else (1,) * problem.ndim for term in problem.terms]
+    steps = [term.geometry.stride if is_forward(term) else (1,) * problem.ndim for term in problem.convolutions]
     return tuple(math.lcm(*step) for step in zip(*steps, strict=True))
 
 
 def reach(problem: Problem) -> tuple[int, ...]:
     """How far from the border, in samples of x, the padding and the end of the grid change the normal operator."""
-    return tuple(max(_reach(term, term.geometry.axes[a]) for term in problem.terms) for a in range(problem.ndim))
+    return tuple(max(_reach(term, term.geometry.axes[a]) for term in problem.convolutions) for a in range(problem.ndim))
 
 
 def _reach(term: Convolution, axis: Axis) -> int:

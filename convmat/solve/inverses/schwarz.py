@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from convmat import matrix
+from convmat.operators import Convolution, ImageOperator
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice, reach, resized_geometry
-from convmat.solve.inverses.terms import UnsupportedError, is_forward
+from convmat.solve.inverses.terms import UnsupportedError, is_forward, terms_of
 
 PATCH_UNKNOWNS = 576
 """Unknowns in a patch: 24 x 24 in the plane. With 32 x 32, a quarter fewer steps, each twice as long."""
@@ -29,6 +31,9 @@ DIRECT_UNKNOWNS = 1024
 
 _OVERLAP = 1 / 6
 """The part of a patch's side that it shares with the next one."""
+
+_WHOLE_ENTRIES = 2**22
+"""Entries of a matrix A that is decomposed as it is."""
 
 _BYTES = 2**30
 """Bytes of the inverted patches beyond which there are too many different ones."""
@@ -44,6 +49,8 @@ class Schwarz(Inverse):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
+        if not (self.exact or problem.convolutions):
+            raise UnsupportedError("the terms are not convolutions of one image")
         matrix.check_bytes(
             f"the patches of {problem.unknowns} unknowns",
             4 * problem.dtype.itemsize * problem.unknowns,
@@ -68,6 +75,25 @@ class Schwarz(Inverse):
     @classmethod
     def fits(cls, problem: Problem) -> bool:
         return _side(problem) == problem.size
+
+    def solve(self, y: NDArray[Any]) -> NDArray[Any]:
+        if not self._whole:
+            return super().solve(y)
+        columns = linalg.solve_triangular(self._whole[1], self._whole[0] @ y.reshape(len(y), -1).T)
+        return np.ascontiguousarray(columns.T).reshape(len(y), self.problem.channels, *self.problem.size)
+
+    @cached_property
+    def _whole(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """Q^H of the rows of A, and R, of [A; damp R] = Q R: squares lose half of the digits, and this does not."""
+        problem = self.problem
+        (rows, cols), others = problem.operator.shape, problem.weights[len(terms_of(problem.operator)) :]
+        if not self.exact or rows * cols > _WHOLE_ENTRIES:
+            return None
+        penalties = [w * t.toarray() for w, t in zip(others, problem.terms[-len(others) :], strict=False) if others]
+        identity = math.sqrt(problem.shift) * np.eye(cols)
+        stack = np.vstack([problem.operator.toarray(), *penalties, identity]).astype(problem.dtype)
+        q, r = linalg.qr(stack, mode="economic")
+        return q[:rows].conj().T, r
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         result = np.zeros(r.shape, dtype=np.result_type(r, self.problem.dtype))
@@ -100,6 +126,9 @@ def _side(problem: Problem) -> tuple[int, ...]:
 
 def _patches(problem: Problem, side: tuple[int, ...]) -> Iterator[tuple[Corner, Margins]]:
     """The corners of the patches, and their margins in the smallest problem that has the same patch."""
+    if side == problem.size:
+        yield (0,) * len(side), ((0, 0),) * len(side)
+        return
     axes = []
     for n, width, step, far in zip(problem.size, side, lattice(problem), reach(problem), strict=True):
         axes.append([(a, _margins(a, n - a - width, step, far)) for a in _starts(n, width, step)])
@@ -128,12 +157,19 @@ def _inverted(problem: Problem, side: tuple[int, ...], margins: Margins) -> NDAr
     cut = (slice(None), *(slice(a, a + width) for (a, _), width in zip(margins, side, strict=True)))
     chosen = index[cut].ravel()
     gram = problem.shift * np.eye(chosen.size, dtype=problem.dtype)
-    for term, weight in zip(problem.terms, problem.weights, strict=True):
-        build = matrix.sparse if is_forward(term) else matrix.sparse_transpose
-        columns = build(resized_geometry(term, problem.size, size), term.weight, "csc")[:, chosen]
+    for term, weight in zip(problem.convolutions or problem.terms, problem.weights, strict=True):
+        columns = _matrix_on(term, problem.size, size)[:, chosen]
         dense = columns[np.unique(columns.indices)].toarray().astype(problem.dtype)
         gram += weight**2 * (dense.conj().T @ dense)
     return _cholesky_inverse(gram)
+
+
+def _matrix_on(term: ImageOperator, old: tuple[int, ...], new: tuple[int, ...]) -> Any:
+    """The matrix of a term on another grid, by columns."""
+    if old == new or not isinstance(term, Convolution):
+        return term.tosparse("csc")
+    build = matrix.sparse if is_forward(term) else matrix.sparse_transpose
+    return build(resized_geometry(term, old, new), term.weight, "csc")
 
 
 def _cholesky_inverse(gram: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What the inverses ask of one convolution of a problem, which may be the transpose of one."""
+"""What the inverses ask of the terms of a problem: of convolutions, which may be transposed, and of other operators."""
 
 from __future__ import annotations
 
@@ -7,19 +7,72 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
-from convmat.operators import Conv, Convolution
+from convmat.operators import (
+    Chain,
+    Conv,
+    Convolution,
+    ImageOperator,
+    Rearrange,
+    Scaled,
+    VStack,
+    simplify,
+)
+from convmat.operators.base import parts_of
 
 
 class UnsupportedError(ValueError):
     """A kind of inverse does not exist for this problem; the message says why."""
 
 
-def adjoint(operator: Convolution, y: NDArray[Any]) -> NDArray[Any]:
-    """A^H y for a batch of images."""
-    if operator.dtype.kind != "c":
-        return np.asarray(operator.T.apply(y))
-    return np.asarray(np.conj(operator.T.apply(np.conj(y))))
+def terms_of(operator: ImageOperator, weight: float = 1.0) -> list[tuple[float, ImageOperator]]:
+    """(weight, T) with A^H A = sum of weight^2 T^H T: a convolution each, where A is a stack of such.
+
+    What only moves the entries of the results leaves A^H A as it is.
+    """
+    if isinstance(operator, VStack):
+        return [term for part in operator.parts() for term in terms_of(part, weight)]
+    if isinstance(operator, Scaled):
+        return terms_of(operator.of, weight * abs(operator.factor))
+    found = simplify(operator)
+    if isinstance(found, VStack | Scaled):
+        return terms_of(found, weight)
+    if isinstance(found, Chain):
+        first, *others = found.factors()
+        if isinstance(first, Rearrange):
+            return terms_of(Chain(*others), weight)
+        if isinstance(first, VStack):
+            return [term for part in first.parts() for term in terms_of(part @ Chain(*others), weight)]
+        *others, last = found.factors()
+        if isinstance(last, Rearrange) and list(last.order) == sorted(last.order) and len(others) == 1:
+            return terms_of(others[0], weight)  # a reshape of x
+    return [(weight, found)]
+
+
+def is_stack(A: ImageOperator) -> bool:
+    """Whether an operator is a stack, or a multiple of one."""
+    return is_stack(A.of) if isinstance(A, Scaled) else isinstance(A, VStack)
+
+
+def is_finite(A: ImageOperator) -> bool:
+    """Whether every number that an operator of the package is made of is finite."""
+    parts = getattr(A, "matrices", ())
+    numbers = [getattr(A, name, 0) for name in ("weight", "values", "factor", "image")]
+    numbers += [part.data if issparse(part) else part for part in parts if part is not None]
+    return all(bool(np.isfinite(part).all()) for part in numbers) and all(map(is_finite, parts_of(A)))
+
+
+def images_of(operator: Convolution) -> tuple[int, tuple[int, ...]]:
+    """Channels and spatial size of the images that go in."""
+    g = operator.geometry
+    return (g.in_channels, g.input_size) if is_forward(operator) else (g.out_channels, g.output_size)
+
+
+def adjoint(operator: ImageOperator, y: NDArray[Any]) -> NDArray[Any]:
+    """A^H y for a batch of images, in the result type of both."""
+    images = y.astype(np.result_type(operator.dtype, y), copy=False)
+    return np.asarray(operator._backward_conjugated(images.reshape(len(y), *operator.output_shape)))
 
 
 def is_forward(operator: Convolution) -> bool:
