@@ -23,8 +23,12 @@ TOLERANCE = 1e-10
 
 
 def dense_solution(A, y, damp, R=None):
-    """The minimiser by an orthogonal decomposition of the stacked matrix, (columns, unknowns)."""
+    """The minimiser by orthogonal decompositions, (columns, unknowns)."""
     matrix = A.toarray().astype(np.result_type(A.dtype, np.float64))
+    if R is None and damp > 0:  # the stacked matrix loses digits where it is high and A is not
+        u, sigma, vh = np.linalg.svd(matrix, full_matrices=False)
+        coefficients = (sigma / (sigma**2 + damp**2))[:, None] * (u.conj().T @ y.reshape(-1, len(matrix)).T)
+        return (vh.conj().T @ coefficients).T
     penalty = np.eye(matrix.shape[1]) if R is None else R.toarray()
     stacked = np.concatenate([matrix, damp * penalty])
     right = np.concatenate([y.reshape(-1, len(matrix)).T, np.zeros((len(penalty), y.size // len(matrix)))])
