@@ -19,11 +19,14 @@ from scipy import sparse
 
 from convmat.geometry import as_weight
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
-from convmat.operators.base import Algebra, ImageOperator
+from convmat.operators.base import Algebra, ImageOperator, parts_of
 from convmat.operators.layers import Diagonal, Rearrange
 
 _BLOCK = 2**24
 """Multiplications of a slab of rows whose entries are counted at a time."""
+
+_COUNTED = 64
+"""Parts of a stack, and of those parts, whose entries are counted one by one for a drawing."""
 
 Shape = tuple[int, ...]
 
@@ -225,6 +228,9 @@ class Scaled(ImageOperator):
         data = product.data.astype(self.dtype, copy=False)
         return as_format(product._with_data(data * self._factor, copy=False), format)
 
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        return self._of._cells(row_edges, column_edges)
+
 
 class Sum(ImageOperator):
     r"""The sum of operators, :math:`A = A_1 + \cdots + A_L`. Made by ``A + B`` and ``A - B``.
@@ -380,6 +386,32 @@ class Blocks(ImageOperator):
 
     def _assembled(self, parts: Sequence[Any]) -> Any:
         raise NotImplementedError
+
+    def corners(self) -> list[tuple[int, int]]:
+        """Row and column of the matrix at which each block begins.
+
+        Returns
+        -------
+        list of (int, int)
+        """
+        rows, columns = (_starts([part.shape[a] for part in self._parts], self.shape[a]) for a in (0, 1))
+        return list(zip(rows, columns, strict=True))
+
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        counts = super()._cells(row_edges, column_edges)
+        if counts is not None or not _few(self):
+            return counts
+        total: Any = 0
+        for part, corner in zip(self._parts, self.corners(), strict=True):
+            inside = (
+                np.clip(np.asarray(edges, dtype=np.int64) - start, 0, size).tolist()
+                for edges, start, size in zip((row_edges, column_edges), corner, part.shape, strict=True)
+            )
+            counts = part._cells(*inside)
+            if counts is None:
+                return None
+            total = total + counts
+        return np.asarray(total)
 
 
 class VStack(Blocks):
@@ -704,6 +736,21 @@ def _cut(images: NDArray[Any], shapes: Sequence[Shape]) -> Iterator[NDArray[Any]
     edges = [0, *itertools.accumulate(math.prod(shape) for shape in shapes)]
     for shape, (start, stop) in zip(shapes, itertools.pairwise(edges), strict=True):
         yield flat[:, start:stop].reshape(len(flat), *shape)
+
+
+def _starts(sizes: Sequence[int], whole: int) -> list[int]:
+    """Where blocks begin: after each other, or all at 0 where each takes the whole."""
+    ends = list(itertools.accumulate(sizes))
+    return [0, *ends[:-1]] if ends[-1] == whole else [0] * len(ends)
+
+
+def _few(A: ImageOperator) -> bool:
+    """Whether an operator has so few parts, and these in turn, that each can be looked at."""
+    left, parts = _COUNTED, [A]
+    while parts and left >= 0:
+        left -= 1
+        parts.extend(parts_of(parts.pop()))
+    return left >= 0
 
 
 def _common(shapes: Sequence[Shape]) -> Shape:

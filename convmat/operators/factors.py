@@ -7,6 +7,7 @@ the same builder, and their errors from the same rules.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -69,6 +70,9 @@ class _Down(IndexMap):
     def tosparse(self, format: str = "csr") -> Any:
         return matrix.sparse(self._geometry, self._ones(), format)
 
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        return self._geometry.cells(row_edges, column_edges)
+
 
 class _Up(IndexMap):
     """A map in the direction of the transposed convolution."""
@@ -81,6 +85,10 @@ class _Up(IndexMap):
 
     def tosparse(self, format: str = "csr") -> Any:
         return matrix.sparse_transpose(self._geometry, self._ones(), format)
+
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        counts = self._geometry.cells(column_edges, row_edges)
+        return None if counts is None else counts.T
 
 
 class Pad(_Down):

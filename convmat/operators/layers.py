@@ -94,6 +94,11 @@ class Diagonal(ImageOperator):
         data = np.broadcast_to(self._values, self.input_shape).reshape(-1)
         return as_format(_selection(np.arange(size), size, np.array(data)), format)
 
+    def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
+        first = np.maximum.outer(row_edges[:-1], column_edges[:-1])
+        last = np.minimum.outer(row_edges[1:], column_edges[1:])
+        return np.asarray(np.maximum(last - first, 0))
+
 
 class Rearrange(ImageOperator):
     """Move the entries of an image: ``y = x.reshape(split).transpose(order).reshape(output_shape)``.
