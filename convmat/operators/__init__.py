@@ -1,13 +1,14 @@
 """Operators on images, scipy `LinearOperator`s all: what one of them is, and what there is to build from.
 
-========================= =================================================================================
-`base`                    `ImageOperator`: products of images and vectors, transpose, matrix
-`factors`                 `Pad`, `Crop`, `Downsample`, `Upsample`
-`weights`                 W -> y for a fixed image: im2col and the weight gradient
-`convolution`             `Conv1d` .. `ConvTranspose3d`, `Correlate`
-`layers`, `resampling`    other linear layers; the matrices of an axis that is resampled
-`algebra`, `simplification` operators made of operators, and equal ones of fewer parts
-========================= =================================================================================
+============================= =================================================================================
+`base`                        `ImageOperator`: products of images and vectors, transpose, matrix
+`factors`                     `Pad`, `Crop`, `Downsample`, `Upsample`
+`weights`                     W -> y for a fixed image: im2col and the weight gradient
+`convolution`                 `Conv1d` .. `ConvTranspose3d`, `Correlate`
+`layers`, `resampling`        other linear layers; the matrices of an axis that is resampled
+`stencils`                    what of several convolutions is one
+`algebra`, `simplification`   operators made of operators, and equal ones of fewer parts
+============================= =================================================================================
 """
 
 from convmat.operators.algebra import (

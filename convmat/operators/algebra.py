@@ -21,6 +21,7 @@ from convmat.geometry import as_weight
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators.base import Algebra, ImageOperator, parts_of
 from convmat.operators.layers import Diagonal, Rearrange
+from convmat.operators.stencils import added
 
 _BLOCK = 2**24
 """Multiplications of a slab of rows whose entries are counted at a time."""
@@ -312,7 +313,7 @@ class Sum(ImageOperator):
 
     def tosparse(self, format: str = "csr") -> Any:
         check_format(format)
-        matrices = (term.tosparse().astype(self.dtype, copy=False) for term in self._terms)
+        matrices = (term.tosparse().astype(self.dtype, copy=False) for term in _assembled(self._terms, self.dtype))
         return as_format(functools.reduce(_add, matrices), format)
 
 
@@ -773,6 +774,19 @@ def reshaped(of: ImageOperator, input_shape: Shape, output_shape: Shape) -> Imag
     if of.input_shape != input_shape:
         factors.append(Rearrange(input_shape, of.input_shape, dtype=of.dtype))
     return of if len(factors) == 1 else Chain(*factors)
+
+
+def _assembled(terms: Sequence[ImageOperator], dtype: np.dtype[Any]) -> list[ImageOperator]:
+    """The terms, those whose taps fit into one kernel of no more numbers as one convolution: a matrix built once."""
+    done: list[ImageOperator] = []
+    for term in terms:
+        same = [at for at, other in enumerate(done) if other.dtype == term.dtype == dtype]
+        joint = next(((at, found) for at in same if (found := added((done[at], term), 1.0)) is not None), None)
+        if joint is None:
+            done.append(term)
+        else:
+            done[joint[0]] = joint[1]
+    return done
 
 
 def _add(left: Any, right: Any) -> Any:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry
 from convmat.matrix import check_bytes
 from convmat.operators import Convolution, ImageOperator, VStack
-from convmat.operators.simplification import as_convolution, times
+from convmat.operators.simplification import times
+from convmat.operators.stencils import as_convolution
 from convmat.products import Products
 from convmat.solve.inverses.gram import Images, gram
 from convmat.solve.inverses.terms import adjoint, images_of, is_forward, terms_of
