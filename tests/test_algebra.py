@@ -4,9 +4,11 @@
 """
 
 import pickle
+import re
 
 import numpy as np
 import pytest
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import convmat
 from convmat.operators import ImageOperator
@@ -52,3 +54,107 @@ def test_random_expressions_equal_those_of_dense_matrices(chunk):
         assert close(short.toarray(), dense, single), (seed, "simplify")
         assert close(short.apply(x), images, single), (seed, "simplify, apply")
         assert A.T.T is A, seed
+
+
+def layer(*shape, dtype=np.float64, **options):
+    weight = np.random.default_rng(len(shape)).standard_normal(shape)
+    return convmat.Conv2d(weight.astype(dtype), (5, 4), padding=1, **options)
+
+
+A, B = layer(3, 3, 3, 3), convmat.Conv2d(np.ones((3, 3, 1, 1)), (5, 4))
+
+
+@pytest.mark.parametrize(
+    ("number", "dtype"),
+    [
+        (2, np.float32), (0.5, np.float32), (True, np.float32), (np.int64(3), np.float32), (1j, np.complex64),
+        (np.float32(0.1), np.float32), (np.float64(0.1), np.float64), (np.complex64(1j), np.complex64),
+        (np.complex128(1j), np.complex128), (np.array(0.1), np.float64),
+    ],
+)  # fmt: skip
+def test_python_numbers_keep_the_precision_of_an_operator_and_numpy_numbers_have_one(number, dtype):
+    single = layer(3, 3, dtype=np.float32)
+    for multiple in (
+        number * single,
+        single * number,
+        (number * single).T.T,
+        pickle.loads(pickle.dumps(number * single)),
+    ):
+        assert multiple.dtype == multiple.T.dtype == multiple.H.dtype == dtype
+        np.testing.assert_allclose(multiple.toarray(), number * single.toarray().astype(np.float64), rtol=1e-6)
+    wide = product @ np.ones(20)
+    exact = number * (single.toarray().astype(np.float64) @ np.ones(20))
+    np.testing.assert_allclose(wide, exact, rtol=1e-13, atol=1e-13)
+
+
+def test_builtin_sum_adds_operators():
+    assert np.array_equal(sum([A, B, A]).toarray(), (A + B + A).toarray())
+
+
+def test_shapes_of_stacks_are_those_of_concatenate():
+    row = convmat.Conv2d(np.ones((1, 4)), (5, 4))  # (5, 4) -> (5, 1)
+    pairs = [([A, B], (6, 5, 4)), ([row, row], (10, 1)), ([row, convmat.identity((5, 4))], (25,))]
+    for parts, shape in pairs:
+        assert convmat.vstack(parts).output_shape == shape
+        assert convmat.hstack([part.T for part in parts]).input_shape == shape
+        assert convmat.block_diag(parts).output_shape == shape
+
+
+def test_stacks_of_stacks_and_sums_of_sums_are_flat():
+    assert len(convmat.vstack([convmat.vstack([A, B]), A]).parts()) == 3
+    assert len(((A + B) + (B + A)).terms()) == 4
+    assert len(((A @ B) @ (B @ A)).factors()) == 4
+
+
+def test_image_shapes_that_differ_are_reshaped_between_the_factors():
+    C = convmat.Conv2d(np.ones((3, 3)), (15, 4), padding=1)  # images (15, 4), where A gives (3, 5, 4)
+    x = np.random.default_rng(0).standard_normal((2, 3, 5, 4))
+    np.testing.assert_allclose((C @ A).apply(x), C.apply(A.apply(x).reshape(2, 15, 4)), rtol=1e-13)
+    assert (C @ A).input_shape == (3, 5, 4)
+    assert (C + A).input_shape == (60,)
+
+
+def test_with_foreign_operators_the_result_is_scipys():
+    foreign = aslinearoperator(np.eye(60))
+    for made in (A + foreign, foreign + A, A @ foreign, foreign @ A, A - foreign):
+        assert isinstance(made, LinearOperator)
+        assert not isinstance(made, ImageOperator)
+    np.testing.assert_allclose((A + foreign) @ np.ones(60), A @ np.ones(60) + 1)
+
+
+def test_matrix_of_a_sum_on_one_grid_is_built_once(monkeypatch):
+    built = []
+    build = convmat.matrix.sparse
+    monkeypatch.setattr(convmat.operators.convolution.matrix, "sparse", lambda *a: built.append(a) or build(*a))
+    total = (A + B).tosparse()
+    assert len(built) == 1
+    np.testing.assert_allclose(total.toarray(), A.toarray() + B.toarray(), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "make"),
+    [
+        (ValueError, "takes images of shape (3, 5, 4), 60 entries, but B (Conv2d) gives (5, 4), 20",
+         lambda: A @ layer(3, 3)),
+        (ValueError, "term 1 (Conv2d) has shape", lambda: A + layer(2, 3, 3, 3)),
+        (TypeError, "not by 'a'", lambda: "a" * A),
+        (TypeError, "not by None", lambda: A / None),
+        (ValueError, "1329 bits", lambda: 10**400 * A),
+        (ZeroDivisionError, "A / 0", lambda: A / 0),
+        (ValueError, "must not be negative", lambda: A**-1),
+        (TypeError, "must be an integer", lambda: A**0.5),
+        (TypeError, "not a bool", lambda: A**True),
+        (ValueError, "must be square", lambda: layer(2, 3, 3, 3) ** 2),
+        (ValueError, "at least one block", lambda: convmat.vstack([])),
+        (TypeError, "takes a list of operators", lambda: convmat.hstack(A)),
+        (TypeError, "a block of a stack must be a convmat operator", lambda: convmat.block_diag([A, np.eye(3)])),
+        (ValueError, "block 1 (Conv2d) has 60 columns, and block 0 (Conv2d) 20",
+         lambda: convmat.vstack([layer(3, 3), A])),
+        (ValueError, "they must be as many", lambda: convmat.hstack([A, layer(2, 3, 3, 3)])),
+        (TypeError, "unsupported operand", lambda: A + 1),
+        (TypeError, "unsupported operand", lambda: 1 + A),
+    ],
+)  # fmt: skip
+def test_errors_say_what_does_not_fit(error, words, make):
+    with pytest.raises(error, match=re.escape(words)):
+        make()

@@ -181,6 +181,9 @@ class ImageOperator(LinearOperator):
     def __add__(self, other: Any) -> Any:
         return self._algebra.total(self, other) if isinstance(other, ImageOperator) else super().__add__(other)
 
+    def __radd__(self, other: Any) -> Any:
+        return self if _is_number(other) and other == 0 else NotImplemented  # where sum() begins
+
     def __sub__(self, other: Any) -> Any:
         return self + -other if isinstance(other, ImageOperator) else super().__sub__(other)
 
