@@ -74,12 +74,8 @@ A, B = layer(3, 3, 3, 3), convmat.Conv2d(np.ones((3, 3, 1, 1)), (5, 4))
 )  # fmt: skip
 def test_python_numbers_keep_the_precision_of_an_operator_and_numpy_numbers_have_one(number, dtype):
     single = layer(3, 3, dtype=np.float32)
-    for multiple in (
-        number * single,
-        single * number,
-        (number * single).T.T,
-        pickle.loads(pickle.dumps(number * single)),
-    ):
+    product = number * single
+    for multiple in (product, single * number, product.T.T, pickle.loads(pickle.dumps(product))):
         assert multiple.dtype == multiple.T.dtype == multiple.H.dtype == dtype
         np.testing.assert_allclose(multiple.toarray(), number * single.toarray().astype(np.float64), rtol=1e-6)
     wide = product @ np.ones(20)
