@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from convmat.matrix import check_bytes
 from convmat.plot.notebook import shown
-from convmat.plot.pattern import Layer, overlaps
-from convmat.plot.style import axes_of, fit_beside, scale, sheet, text_on
+from convmat.plot.pattern import Layer, check_operator, is_layer, overlaps
+from convmat.plot.style import axes_of, fit_beside, scale_of_counts, sheet, text_on
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
+    from convmat.operators import ImageOperator
+
 _NUMBERED = 24
 """Rows and columns up to which the counts are written in the cells."""
+
+_NAMED = 4
+"""Planes that have a name below them."""
 
 _BYTES = 80
 """That matplotlib takes to draw a count, and counting takes for a read of a border."""
 
 
-def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> AxesImage:
-    """How many outputs of a convolution read each input sample; how many inputs of its transpose add up there.
+def overlap(A: ImageOperator, ax: Axes | None = None, *, title: str | None = None) -> AxesImage:
+    """How many outputs of an operator read each input sample; how many inputs of a transposed convolution add up there.
 
     The two are one number: that of the entries in a column of the matrix of the convolution, which is a row of that of
     its transpose. So A and A.T have the same picture. Where the stride does not divide the kernel size the counts
@@ -32,9 +37,12 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
 
     All channels are alike: one is drawn. A single axis is drawn as a line of cells, three as planes side by side.
 
+    Of any other operator, the sparse matrix is built, and the stored entries in each of its columns are drawn, in all
+    channels; draw ``A.T`` for those in each row.
+
     Parameters
     ----------
-    A : Conv1d, Conv2d, Conv3d, their transposes or factors
+    A : ImageOperator
     ax : matplotlib.axes.Axes, optional
         Draw on these; on those of a new figure by default.
     title : str, optional
@@ -48,9 +56,10 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
     ImportError
         If matplotlib is missing; it names the extra.
     TypeError
-        If A is no convolution.
+        If A is no operator of convmat's.
     MemoryError
-        If the picture does not fit in this machine's memory; raised before it is allocated.
+        If the picture, or the matrix that has to be built, does not fit in this machine's memory; raised before it is
+        allocated.
 
     References
     ----------
@@ -64,16 +73,15 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
     >>> plot.overlap(B).get_array().tolist()
     [[1, 1, 2, 1, 2, 1, 1]]
     """
-    layer = Layer.of(A)
-    size = layer.geometry.input_size
-    border = sum(min(axis.size, 2 * axis.span) * axis.taps for axis in layer.geometry.axes)
+    check_operator(A)
+    size, border = _drawn(A)
     check_bytes(
         f"A: the picture of {' x '.join(map(str, size))} counts",
         _BYTES * (math.prod(size) + border),
         "draw the same layer on a smaller input_size, where the counts repeat alike away from the borders",
     )
-    found = overlaps(A)
-    counts = sheet(found[0] if layer.geometry.channels else found)
+    found = overlaps(A).reshape(-1, *size)
+    counts = sheet(found[0])
     rows, columns = counts.shape
     ax = axes_of(ax, *np.clip([0.4 * columns + 1.8, 0.4 * rows + 1.2], (4.4, 1.9), (9.0, 7.0)))
     least, most = int(counts.min()), int(counts.max())
@@ -83,18 +91,29 @@ def overlap(A: Any, ax: Axes | None = None, *, title: str | None = None) -> Axes
             colour = text_on(image.to_rgba(count))
             ax.text(column, row, str(count), ha="center", va="center_baseline", color=colour, fontsize=9)
     else:
-        scale(image)
+        scale_of_counts(image)
     ax.set_aspect("equal" if columns <= _NUMBERED * rows else "auto")  # a long line would be too thin to be seen
     ax.locator_params(integer=True)
-    if layer.geometry.ndim == 3:
-        planes, _, width = layer.geometry.input_size
+    if len(size) == 3:
+        planes, _, width = size
         ax.vlines(np.arange(1, planes) * width - 0.5, -0.5, rows - 0.5, color="white", linewidth=2)
-        ax.set_xticks(np.arange(planes) * width + (width - 1) / 2, labels=[f"plane {plane}" for plane in range(planes)])
+        named = np.arange(0, planes, -(-planes // _NAMED))
+        ax.set_xticks(named * width + (width - 1) / 2, labels=[f"plane {plane}" for plane in named])
     if rows == 1:
         ax.set_yticks([])
-    what = "inputs added up at each output" if layer.transposed else "outputs that read each input"
+    added = is_layer(A) and Layer.of(A).transposed
+    what = "inputs added up at each output" if added else "outputs that read each input"
     spread = f"{least} to {most}" if least < most else f"{most}"
     ax.set_title(f"{type(A).__name__}: {what}, {spread}" if title is None else title, fontsize=11, pad=8)
     if title is None:
         fit_beside(ax, ax.title)
     return shown(image)
+
+
+def _drawn(A: ImageOperator) -> tuple[tuple[int, ...], int]:
+    """The shape of at most three axes that is drawn, and how many reads of borders are counted."""
+    if not is_layer(A):
+        leading, last = A.input_shape[:-2], A.input_shape[-2:]
+        return (math.prod(leading), *last) if leading else last, 0
+    geometry = Layer.of(A).geometry
+    return geometry.input_size, sum(min(axis.size, 2 * axis.span) * axis.taps for axis in geometry.axes)

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.matrix import check_bytes
-from convmat.operators import Convolution
+from convmat.operators import ImageOperator
 from convmat.plot.notebook import shown
+from convmat.plot.pattern import check_operator
 from convmat.plot.style import BLUE, DARK_BLUE, HIGHLIGHT, SMALLEST_TEXT, Theme, axes_of, figure_of, fit_beside, text_on
 
 if TYPE_CHECKING:
@@ -36,20 +37,20 @@ class Spectrum:
     bounds: tuple[float, float]
 
     @classmethod
-    def of(cls, A: Convolution) -> Spectrum:
-        """The spectrum of a convolution.
+    def of(cls, A: ImageOperator) -> Spectrum:
+        """The spectrum of an operator.
 
         Raises
         ------
         TypeError, ValueError
-            If A is no convolution, or its weight is not finite.
+            If A is no operator of convmat's, or has a number that is not finite.
         MemoryError
             If there are more singular values than fit in this machine's memory.
         """
         from convmat.spectrum.norms import norm_bounds
-        from convmat.spectrum.values import convolution, finite_kernel, singular_values
+        from convmat.spectrum.values import singular_values
 
-        finite_kernel(convolution(A))
+        check_operator(A)
         check_bytes(
             f"A: the picture of {min(A.shape)} singular values",
             _VALUE * min(A.shape),
@@ -58,15 +59,15 @@ class Spectrum:
         bounds = norm_bounds(A)
         try:
             found = singular_values(A)
-        except ValueError:  # the weight is finite: there is no structure that gives them
+        except (TypeError, ValueError):  # its numbers are finite, since it has bounds: there is no structure for them
             return cls(None, 0, bounds)
         rounding = np.finfo(found.dtype).eps * max(A.shape) * found[0]
         values = found[found > rounding]
         return cls(values, found.size - values.size, bounds)
 
 
-def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None) -> Axes:
-    """The singular values of a convolution, and bounds of its norm, on a logarithmic scale.
+def spectrum(A: ImageOperator, ax: Axes | None = None, *, title: str | None = None) -> Axes:
+    """The singular values of an operator, and bounds of its norm, on a logarithmic scale.
 
     The values are drawn in descending order where `convmat.singular_values` gives them. Those below rounding count as
     zeros: they have no place on the scale, and are told as a number. The bounds of `convmat.norm_bounds` are drawn as a
@@ -74,7 +75,7 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
 
     Parameters
     ----------
-    A : Conv1d, Conv2d, Conv3d or their transposes
+    A : ImageOperator
     ax : matplotlib.axes.Axes, optional
         Draw on these; on those of a new figure by default.
     title : str, optional
@@ -88,7 +89,7 @@ def spectrum(A: Convolution, ax: Axes | None = None, *, title: str | None = None
     ImportError
         If matplotlib is missing; it names the extra.
     TypeError, ValueError
-        If A is no convolution, or its weight is not finite.
+        If A is no operator of convmat's, or has a number that is not finite.
     MemoryError
         If the picture does not fit in this machine's memory; raised before it is allocated.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from convmat.operators import ImageOperator
 from convmat.plot.notebook import shown
-from convmat.plot.pattern import Reads, counts, reads
+from convmat.plot.pattern import BLOCKS, CHANNELS, Reads, built, check_operator, counts, has_taps, reads, rules
 from convmat.plot.style import (
     SUM,
     Theme,
@@ -18,6 +18,7 @@ from convmat.plot.style import (
     figure_of,
     fit_beside,
     scale,
+    scale_of_counts,
     sheet,
     tap_colours,
     tap_names,
@@ -40,8 +41,6 @@ _SMALLEST_LABEL = 4.5
 _LONGEST = 4
 """Sides of a matrix that is drawn in its true proportions differ by at most this factor."""
 
-_MOST_RULES = 70
-
 
 def matrix(
     A: ImageOperator,
@@ -52,23 +51,29 @@ def matrix(
     resolution: int = 400,
     title: str | None = None,
 ) -> AxesImage:
-    """The pattern of the matrix of an operator: which tap of the kernel each entry is, or how many entries are where.
+    """The matrix of an operator: which tap of the kernel each entry is, its value, or how many entries are where.
 
-    Up to `resolution` rows and columns, each entry is a cell in the colour of its tap; an entry that sums several taps,
-    as at a border that is folded back, has a colour of its own. Larger matrices are drawn as the number of entries in
-    each of at most `resolution` x `resolution` bins, counted from the geometry: no matrix is built.
-    Thick lines separate channels, thin ones the rows of images.
+    Up to `resolution` rows and columns, each stored entry is a cell. Those of a convolution, its factors and weight
+    operators have the colour of their tap; an entry that sums several taps, as at a border that is folded back, has a
+    colour of its own. Those of all other operators have the colour of their value; if it is complex, of its modulus.
+
+    Larger matrices are drawn as the number of entries in each of at most `resolution` x `resolution` bins. Those of
+    convolutions, factors and diagonals, of their multiples and stacks are counted without the matrix, at any size; the
+    sparse matrix of other large operators is built.
+
+    Thick lines separate channels, thin ones the rows of images, the thickest the blocks of stacks.
 
     Parameters
     ----------
-    A : Conv1d, Conv2d, Conv3d, their transposes, factors or weight operators
+    A : ImageOperator
     ax : matplotlib.axes.Axes, optional
         Draw on these; on those of a new figure by default.
     labels : {"auto", "taps", "weights", "none"}
-        What is written in the cells: the letter of the tap, the value of the entry, or nothing. "auto" writes letters
-        where there is room.
+        What is written in the cells: the letter of the tap, the value of the entry, or nothing. "auto" writes letters,
+        or values where there are no taps, if there is room.
     legend : bool
-        Draw the kernel with the colours and letters of its taps, or the scale of the counts, beside the matrix.
+        Draw the kernel with the colours and letters of its taps, or the scale of the values or counts, beside the
+        matrix.
     resolution : int
         The most rows and columns that are drawn one by one.
     title : str, optional
@@ -83,7 +88,10 @@ def matrix(
     ImportError
         If matplotlib is missing; it names the extra.
     TypeError, ValueError
-        If A is no operator of convmat's, `labels` is another word, or `resolution` is not positive.
+        If A is no operator of convmat's, `labels` is another word, or "taps" where there are none, or `resolution` is
+        not positive.
+    MemoryError
+        If the matrix has to be built, and does not fit in this machine's memory.
 
     Examples
     --------
@@ -95,19 +103,30 @@ def matrix(
     >>> thumbnail = plot.matrix(Conv2d(np.ones((3, 3)), (1000, 1000)), resolution=200)
     >>> thumbnail.get_array().shape, int(thumbnail.get_array().sum())
     ((199, 200), 8964036)
+
+    Two differences below each other:
+
+    >>> from convmat import vstack
+    >>> image = plot.matrix(vstack([Conv2d([[1.0, -1.0]], (4, 4)), Conv2d([[1.0], [-1.0]], (4, 4))]))
+    >>> image.get_array().filled(0)[0].tolist()[:4]
+    [1.0, -1.0, 0.0, 0.0]
     """
     if labels not in LABELS:
         raise ValueError(f"labels={labels!r} must be one of {', '.join(map(repr, LABELS))}")
     if resolution < 1:
         raise ValueError(f"resolution={resolution!r} must be at least 1")
-    small = not isinstance(A, ImageOperator) or max(A.shape) <= resolution
+    check_operator(A)
+    if labels == "taps" and not has_taps(A):
+        raise ValueError(f"labels='taps': the entries of a {type(A).__name__} are no taps of a kernel; write 'weights'")
     rows, cols = A.shape
     ax = axes_of(ax, *_figure_size(rows, cols))
-    if small:
+    if max(rows, cols) > resolution:
+        image, entries = _counts(A, ax, resolution, legend)
+    elif has_taps(A):
         found = reads(A)
         image, entries = _taps(A, found, ax, labels, legend), len(found.entries())
     else:
-        image, entries = _counts(A, ax, resolution, legend)
+        image, entries = _values(A, ax, labels, legend)
     _rule(A, ax, max(rows, cols) <= _LABELLED)
     ax.set_aspect("equal" if _in_proportion(rows, cols) else "auto")
     ax.set_xlabel(f"column: input {_x(A.input_shape)}")
@@ -143,6 +162,35 @@ def _taps(A: Any, found: Reads, ax: Axes, labels: str, legend: bool) -> AxesImag
     if legend:
         _legend(ax, image, sheet(np.arange(count).reshape(kernel)), names, bool((picture < ZERO).any()))
     return image
+
+
+def _values(A: ImageOperator, ax: Axes, labels: str, legend: bool) -> tuple[AxesImage, int]:
+    """One cell per entry, in the colour of its value, and how many there are."""
+    found = built(A)
+    shades = np.abs(found.data) if found.data.dtype.kind == "c" else found.data
+    values, empty = np.zeros(A.shape, shades.dtype), np.ones(A.shape, np.bool_)
+    values[found.row, found.col], empty[found.row, found.col] = shades, False
+    low, high = _limits(shades[np.isfinite(shades)])
+    image = ax.imshow(np.ma.array(values, mask=empty), cmap="cividis", vmin=low, vmax=high, interpolation="nearest")
+    words = [f"{value:.2g}" for value in found.data + 0.0]  # no -0
+    size = min(11, 1.5 * cell_points(ax, A.shape) / max(map(len, words), default=1))  # a digit: 0.6 times as wide
+    room = max(A.shape) <= _LABELLED and size >= _SMALLEST_LABEL
+    if labels == "weights" or (labels == "auto" and room):
+        for row, col, shade, word in zip(found.row, found.col, shades, words, strict=True):
+            colour = text_on(image.to_rgba(shade))
+            ax.text(col, row, word, ha="center", va="center_baseline", color=colour, fontsize=size, clip_on=True)
+    if legend:
+        scale(image, "value" if shades is found.data else "modulus")
+    return image, found.nnz
+
+
+def _limits(values: Any) -> tuple[float, float]:
+    """What the darkest and the brightest colour stand for: 0 is one of them, or, between both signs, in the middle."""
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if low < 0 < high:
+        high = max(high, -low)
+        low = -high
+    return (low, high) if low < high else (0.0, 1.0)
 
 
 def _label(ax: Axes, image: AxesImage, row: int, col: int, text: str, tap: int, size: float) -> None:
@@ -199,27 +247,25 @@ def _counts(A: Any, ax: Axes, resolution: int, legend: bool) -> tuple[AxesImage,
     )
     if legend:
         bins = f"{math.ceil(rows / height)} x {math.ceil(cols / width)}"
-        scale(image, f"entries per bin, each {bins}")
+        scale_of_counts(image, f"entries per bin, each {bins}")
     return image, int(found.sum())
 
 
-def _rule(A: Any, ax: Axes, cells: bool) -> None:
-    """Lines between cells, image rows, planes and channels, as far as they are not too many."""
+def _rule(A: ImageOperator, ax: Axes, cells: bool) -> None:
+    """Lines between cells, image rows, planes, channels and blocks, as far as they are not too many."""
     theme = Theme.of(figure_of(ax))
     rows, cols = A.shape
-    for shape, draw, across in ((A.output_shape, ax.hlines, cols), (A.input_shape, ax.vlines, rows)):
-        size = math.prod(shape)
-        spatial = shape[-A.geometry.ndim :]
-        steps = [math.prod(spatial[axis:]) for axis in range(len(spatial), -1, -1)]  # cell, row, plane, channel
-        for rank, step in enumerate(steps):
-            if size // step <= _MOST_RULES and (rank > 0 or cells):
-                channel = step == steps[-1]
+    thick = {CHANNELS: (0.6, 1.6), BLOCKS: (1.0, 2.4)}
+    for side, draw, across in ((0, ax.hlines, cols), (1, ax.vlines, rows)):
+        for rank, places in rules(A, side).items():
+            if places.size and (rank > 0 or cells):
+                shade, width = thick.get(rank, (min(0.5, 0.1 + 0.15 * rank), 0.4 + 0.3 * rank))
                 draw(
-                    np.arange(step, size, step) - 0.5,
+                    places - 0.5,
                     -0.5,
                     across - 0.5,
-                    color=theme.faint(0.6 if channel else 0.1 + 0.15 * rank),
-                    linewidth=1.6 if channel else 0.4 + 0.3 * rank,
+                    color=theme.faint(shade),
+                    linewidth=width,
                     zorder=1.5 + rank / 10,
                 )
     ax.set_xlim(-0.5, cols - 0.5)

@@ -106,12 +106,17 @@ def figure_of(ax: Axes) -> Figure:
     return root(ax.figure)
 
 
-def scale(image: AxesImage, label: str = "") -> None:
-    """The integers that the colours stand for: right of an image, no higher than it, so that its title has room."""
+def scale(image: AxesImage, label: str = "") -> Axes:
+    """What the colours stand for: right of an image, no higher than it, so that its title has room."""
     ax = image.axes
     bar = figure_of(ax).colorbar(image, cax=ax.inset_axes((1.04, 0.1, 0.05, 0.8)), label=label)
-    bar.ax.locator_params(axis="y", integer=True)
     fit_beside(ax, bar.ax.yaxis.label)
+    return bar.ax
+
+
+def scale_of_counts(image: AxesImage, label: str = "") -> None:
+    """The integers that the colours stand for."""
+    scale(image, label).locator_params(axis="y", integer=True)
 
 
 def fit_beside(ax: Axes, *texts: Text) -> None:
