@@ -1,14 +1,34 @@
-"""Norms of operators made of operators, against dense linear algebra of their matrices."""
+"""Bounds on the norms of operators made of operators, against dense linear algebra of their matrices."""
 
 import math
 
 import numpy as np
 import pytest
+import scipy.linalg
+from scipy import sparse
+from scipy.sparse.linalg import svds
 
-from convmat import Conv1d, Conv2d, Pad, Rearrange, identity, vstack
+from convmat import (
+    Conv1d,
+    Conv2d,
+    Crop,
+    Diagonal,
+    Downsample,
+    Pad,
+    Rearrange,
+    Separable,
+    Upsample,
+    block_diag,
+    hstack,
+    identity,
+    norm_bounds,
+    vstack,
+)  # fmt: skip
 from convmat.operators.base import ImageOperator
+from convmat.operators.resampling import average, linear
+from convmat.spectrum import bounds, norms
 from convmat.spectrum.trees import parts_of, scaled_operator
-from tests.trees import Trees
+from tests.trees import DTYPES, Trees
 
 # operators near one ---------------------------------------------------------------------------------------------------
 
@@ -72,3 +92,211 @@ def test_what_has_no_numbers_of_its_own_is_left_alone():
     for A in (Own(np.dtype(float), (3,), (3,)), Pad(4, 1), Rearrange((2, 3)), identity((2, 2))):
         assert scaled_operator(A) == (A, 0)
     assert scaled_operator(Conv1d([0.0], 3))[1] == 0
+
+
+# bounds ---------------------------------------------------------------------------------------------------------------
+
+
+class Doubles(Trees):
+    """Random expressions whose dense matrices are those of the numbers to the last digits."""
+
+    def numbers(self, shape, dtype=None):
+        wide = np.complex128 if np.dtype(dtype or self.pick(*DTYPES)).kind == "c" else np.float64
+        return super().numbers(shape, wide)
+
+    def factor(self):
+        number = self.pick(2, -1, 0.5, -1.5, 1 + 2j, np.float32(0.5), np.float64(-3.0), np.complex64(1j))
+        return number, complex(number) if np.iscomplexobj(number) else float(number)
+
+
+def assert_enclosed(A, truth, rtol=1e-12):
+    lower, upper = norm_bounds(A)
+    assert lower <= truth * (1 + rtol)
+    assert truth <= upper * (1 + rtol)
+    return lower, upper
+
+
+@pytest.fixture(params=["by decomposition", "by rules"])
+def small(request, monkeypatch):
+    """Small matrices are decomposed, or not."""
+    if request.param == "by rules":
+        monkeypatch.setattr(norms, "CHEAP", -1)
+        monkeypatch.setattr(bounds, "SMALL", 0)
+
+
+def check_trees(make, seeds, rtol):
+    for seed in seeds:
+        A, dense = make(seed).tree(seed % 4, make(seed + 10**6).shape())
+        assert_enclosed(A, np.linalg.norm(dense, 2), rtol)
+
+
+@pytest.mark.parametrize("start", range(0, 320, 40))
+def test_the_norm_of_random_expressions_is_between_the_bounds(start, small):
+    check_trees(Doubles, range(start, start + 40), 1e-12)
+
+
+@pytest.mark.parametrize("start", range(0, 160, 40))
+def test_the_norm_of_random_expressions_in_mixed_precision_is_between_the_bounds(start, small):
+    check_trees(Trees, range(start, start + 40), 1e-5)
+
+
+RNG = np.random.default_rng(0)
+W = Conv2d(RNG.standard_normal((6, 6, 3, 3)), (24, 24), padding=1)  # a matrix of 3,456 rows: too large for an SVD
+SKIP = Conv2d(RNG.standard_normal((6, 6, 1, 1)), (24, 24))
+NORM = Diagonal(RNG.standard_normal((6, 1, 1)), W.output_shape)
+
+
+def largest(A):
+    matrix = A.tosparse().astype(complex)
+    start = np.random.default_rng(1).standard_normal(min(A.shape)).astype(complex)
+    return svds(matrix, k=1, return_singular_vectors=False, v0=start, tol=1e-10, ncv=60, maxiter=2000)[0]
+
+
+def test_a_batch_norm_costs_nothing():
+    for A in (W, NORM @ W, W @ NORM, (NORM @ W).T, -3 * (NORM @ W), Rearrange(W.output_shape, 3456) @ NORM @ W):
+        lower, upper = assert_enclosed(A, largest(A), 1e-8)
+        assert upper <= 1.01 * lower
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_residual_block_is_one_convolution(stride):
+    A = Conv2d(W.weight, (24, 24), padding=1, stride=stride)
+    S = Conv2d(SKIP.weight, (24, 24), stride=stride)
+    lower, upper = assert_enclosed(A + S, largest(A + S), 1e-8)
+    assert upper <= 1.01 * lower
+    assert upper < 0.9 * (norm_bounds(A)[0] + norm_bounds(S)[0])
+    sharpened = 2 * S - A
+    assert assert_enclosed(sharpened, largest(sharpened), 1e-8)[1] < 0.9 * (norm_bounds(A)[0] + 2 * norm_bounds(S)[0])
+
+
+def test_the_factors_of_a_convolution_have_the_bounds_of_the_convolution():
+    D, C, P = Conv2d(W.weight, (24, 24), padding=1, stride=2, padding_mode="reflect").factors()
+    whole = Conv2d(W.weight, (24, 24), padding=1, stride=2, padding_mode="reflect")
+    np.testing.assert_allclose(norm_bounds(D @ C @ P), norm_bounds(whole), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        vstack([W, SKIP]), hstack([W, SKIP]), block_diag([W, 2 * SKIP]), vstack([W, 3 * identity(W.input_shape)]),
+        W.T @ W, W @ W.H, W.T @ W + 0.5 * identity(W.input_shape),
+        Separable((6, 24, 24), [None, linear(24, 48), linear(24, 20)]) @ W,
+    ],
+)  # fmt: skip
+def test_large_trees_are_enclosed(A):
+    lower, upper = assert_enclosed(A, largest(A), 1e-8)
+    assert upper <= 2 * lower
+
+
+def test_structure_that_is_exact_has_exact_norms():
+    d = RNG.standard_normal((3, 500, 500))
+    sine = np.sin(np.outer(np.arange(1, 700), np.arange(1, 700)) * math.pi / 700) * math.sqrt(2 / 700)  # orthogonal
+    for A, norm in (
+        (Diagonal(d, d.shape), np.abs(d).max()),
+        (Rearrange((3, 500, 500), order=(2, 0, 1)), 1),
+        (Downsample((500, 500), 3), 1),
+        (Upsample((500, 500), 3), 1),
+        (Pad((500, 500), 4), 1),
+        (Pad((500, 500), 4, padding_mode="reflect"), 2),
+        (Crop((500, 500), 4, padding_mode="replicate"), 5),  # the corner stands in 25 places
+        (Separable((699, 699), [sine, 2 * sine]), 2),
+        (block_diag([Pad((500, 500), 4), 3 * Rearrange((500, 500))]), 3),
+        (vstack([3 * identity((500, 500)), 4 * Rearrange((500, 500), order=(1, 0))]), 5),
+        (identity((500, 500)).H @ (2j * Pad((500, 500), 4, padding_mode="reflect").T), 4),
+    ):
+        lower, upper = norm_bounds(A)
+        assert lower <= norm * (1 + 1e-12)
+        assert norm * (1 - 1e-12) <= upper <= norm * (1 + 1e-11)
+    assert norm_bounds(Pad((500, 500), 4, padding_mode="reflect")) == (2, 2)
+
+
+def test_large_axis_matrices_are_enclosed():
+    dense = np.diag(np.linspace(1, 7, 1100)) @ scipy.linalg.dft(1100, scale="sqrtn")
+    assert_enclosed(Separable((2, 1100), [None, dense]), 7)
+    for matrix in (dense[:700], dense[:, :700], np.zeros((1100, 1000))):
+        assert_enclosed(Separable((matrix.shape[1],), [matrix]), np.linalg.norm(matrix, 2))
+    smooth = linear(800, 1400)
+    lower, upper = assert_enclosed(Separable((800,), [smooth]), np.linalg.norm(smooth.toarray(), 2))
+    assert upper <= 1.05 * lower
+
+
+def test_products_of_weights_of_one_sign_are_enclosed_closely():
+    B = Conv2d(np.abs(W.weight), (24, 24), padding=1)
+    A = Separable((6, 24, 24), [None, linear(24, 48), average(24, 13)]) @ B @ B
+    lower, upper = assert_enclosed(A, largest(A), 1e-8)
+    assert upper <= 1.02 * lower
+
+
+def test_what_cancels_has_a_norm_near_zero():
+    lower, upper = norm_bounds(W @ W - W @ W)
+    assert lower == 0
+    lower, upper = norm_bounds(W - W / 3 - 2 * W / 3)
+    assert lower == 0
+    assert upper < 1e-10
+
+
+@pytest.mark.parametrize("exponent", [-1000, -600, 600, 1000])
+def test_bounds_of_trees_scale_exactly(exponent):
+    c = 2.0**exponent
+    for join in (
+        lambda B, D: D @ B, lambda B, D: B + D @ B, lambda B, D: vstack([B, D]), lambda B, D: D.T @ B / c,
+        lambda B, D: block_diag([B, 3 * D]), lambda B, D: Separable(3456, [sparse.eye_array(3456)]) @ B,
+    ):  # fmt: skip
+        expected = np.array(norm_bounds(join(W, NORM)))
+        big, diagonal = Conv2d(c * W.weight, (24, 24), padding=1), Diagonal(NORM.values, NORM.input_shape)
+        if join(W, NORM).shape == W.shape:
+            np.testing.assert_array_equal(norm_bounds(c * join(W, NORM)), c * expected)
+        else:
+            np.testing.assert_array_equal(norm_bounds(join(big, c * diagonal)), c * expected)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_products_beyond_doubles_have_bounds_in_them(scale):
+    A = Conv1d([1.0, 2.0, -1.0], 400) * scale
+    lower, upper = norm_bounds(A.T @ A)
+    assert lower <= (0 if scale < 1 else np.finfo(float).max) <= upper
+    truth = largest(Conv1d([1.0, 2.0, -1.0], 400)) ** 2
+    assert_enclosed(1 / scale * (A.T @ A) / scale, truth, 1e-8)
+    lower, upper = norm_bounds(5e-324 * Rearrange((400,)) @ Conv1d([0.6], 400))
+    assert (lower, upper) == (0, 5e-324)
+
+
+def test_bounds_are_those_of_the_stored_single_precision_weights():
+    weight, values = W.weight.astype(np.float32), NORM.values.astype(np.float32)
+    A = Diagonal(values, NORM.input_shape) @ Conv2d(weight, (24, 24), padding=1)
+    wide = Diagonal(values.astype(float), NORM.input_shape) @ Conv2d(weight.astype(float), (24, 24), padding=1)
+    assert norm_bounds(A) == norm_bounds(wide)
+
+
+class Own(ImageOperator):
+    """Twice the identity, by its products alone."""
+
+    def __init__(self, n):
+        super().__init__(np.dtype(float), (n,), (n,))
+
+    def _forward(self, x):
+        return 2 * x
+
+    _backward = _forward
+
+
+class Sparse(Own):
+    def tosparse(self, format="csr"):
+        return 2 * sparse.eye_array(self.shape[0], format=format)
+
+
+def test_operators_of_others_are_taken_by_their_matrices():
+    assert_enclosed(Own(50), 2)
+    assert_enclosed(Sparse(5000).T @ Sparse(5000), 4)
+    image = RNG.standard_normal((2, 30, 30))
+    J = Conv2d(np.zeros((3, 2, 3, 3), dtype=complex), (30, 30)).weight_operator(image)
+    for A in (J, J.T, J.H, J.H @ J):
+        assert_enclosed(A, np.linalg.norm(A.toarray(), 2))
+    with pytest.raises(ValueError, match=r"type Own has no tosparse of its own.*5000 x 5000.*svds"):
+        norm_bounds(Own(5000))
+
+
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand():
+    for A in (NORM @ (math.nan * W), Diagonal([1.0, math.inf], 2), vstack([W, Diagonal(math.nan, (6, 24, 24))])):
+        with pytest.raises(ValueError, match=r"A has a (Scaled|Diagonal) with NaN or infinite entries"):
+            norm_bounds(A)

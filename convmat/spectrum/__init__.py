@@ -1,11 +1,12 @@
 """Singular values, the SVD and norms of operators: what is known of A beyond its products.
 
 ========================== ================================================================================
-`scaling`                  powers of two that keep squares finite
+`scaling`, `trees`         powers of two that keep squares finite, for arrays and for trees of operators
 `symbol`, `waves`, `torus` the blocks of a periodic layer, what they act on, and bounds by embedding
 `values`                   all singular values, by structure
 `bases`, `decomposition`   the SVD as operators
-`norms`, `clipping`        proven bounds on the norm, and projection onto a bound
+`bounds`, `norms`          proven bounds on the norm, of a convolution and of any operator
+`clipping`                 projection onto a bound
 ========================== ================================================================================
 """
 

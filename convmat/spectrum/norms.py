@@ -1,47 +1,59 @@
-"""Bounds on the spectral norm of a convolution that are proofs."""
+"""Bounds on the spectral norm of any operator on images that are proofs: those of its parts, put together.
+
+Everything happens in double precision, on operators near one. What rounds is accounted for by `Rounding`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
-from convmat.geometry import Geometry, as_weight
-from convmat.matrix import check_bytes
-from convmat.operators import Convolution
+from convmat.geometry import as_weight
+from convmat.operators.algebra import BlockDiagonal, Blocks, Chain, HStack, Scaled, Sum, VStack
+from convmat.operators.base import ImageOperator
+from convmat.operators.convolution import Convolution
+from convmat.operators.factors import IndexMap
+from convmat.operators.layers import Diagonal, Rearrange, Separable
+from convmat.operators.simplification import simplify
 from convmat.products import Products
 from convmat.products.threads import blas_on_one_thread
-from convmat.spectrum.scaling import near_one, times_power
-from convmat.spectrum.symbol import periodic
-from convmat.spectrum.torus import EPS, TorusBound, embed, torus_bound
-from convmat.spectrum.values import convolution, finite_kernel, group_matrix, kronecker_factors, outer, rank_one_kernels
+from convmat.spectrum.bounds import (
+    FACTOR_LIMIT,
+    SMALL,
+    check_images,
+    convolution_bounds,
+    magnitude,
+    outwards,
+    schur_test,
+    ulps,
+)  # fmt: skip
+from convmat.spectrum.lanczos import largest
+from convmat.spectrum.torus import EPS
+from convmat.spectrum.trees import check_finite, in_double, numbers_of, parts_of, rebuilt, same, scaled_operator
+from convmat.taps import ZERO, Axis
 
-SMALL = 2**16
-"""Entries of the dense matrices of all groups up to which the norm is that of a dense SVD."""
+Bounds = tuple[float, float]
 
-FACTOR_LIMIT = 2**20
-"""Entries of a Kronecker factor up to which it is decomposed."""
-
-_SWEEPS = 20
-"""Steps of the power iteration with absolute weights."""
-
-_BASIS = 10
-"""Lanczos vectors before a restart."""
-
-_RESTARTS = 8
+CHEAP = 2**22
+"""Entries of all parts together, as if they were dense, up to which a small matrix is built from them."""
 
 
 @blas_on_one_thread()
-def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
+def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     r"""Proven bounds on the spectral norm: lower <= ||A||_2 <= upper.
 
     Parameters
     ----------
-    A : Conv1d, Conv2d, Conv3d or their transposes
-        Of any padding mode, stride, dilation, groups and size.
+    A : ImageOperator
+        A convolution or a transposed one of any padding mode, stride, dilation, groups and size; factors and layers;
+        products, sums, multiples and stacks of all these. An operator of another class is taken by its matrix,
+        ``A.tosparse()``.
     rtol : float
         The bounds are refined until upper <= (1 + rtol) lower, or until nothing more can be done: see Notes.
 
@@ -54,9 +66,9 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     Raises
     ------
     TypeError
-        If A is not one of these operators.
+        If A is not an operator on images.
     ValueError
-        If rtol is not positive, or the weight is not finite.
+        If rtol is not positive, a weight is not finite, or a part of another class is large and has no `tosparse`.
     MemoryError
         If a dozen images of the size of the input do not fit: the lower bound is measured by products A x.
 
@@ -66,7 +78,28 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
 
     Notes
     -----
-    The upper bound is the least of those that apply.
+    **Operators made of operators** are simplified first (`simplify`): a convolution and its batch norm, a residual
+    block W + S, a stack of filters are one convolution, with the bounds of one. What is left:
+
+    ============================== =================================================================================
+    operator                       norm
+    ============================== =================================================================================
+    Diagonal                       max \|d\|
+    Rearrange, Downsample          1
+    Pad, Crop                      the root of the largest number of copies of a sample: Pad^H Pad is diagonal
+    Separable                      the product of the norms of the axis matrices
+    A B; A^H A                     at most \|\|A\|\| \|\|B\|\|; exactly \|\|A\|\|^2
+    A + B                          at most \|\|A\|\| + \|\|B\|\|
+    [A, B], and below each other   at most the root of \|\|A\|\|^2 + \|\|B\|\|^2, at least the larger
+    block diagonal                 the largest
+    small matrices                 by SVD
+    ============================== =================================================================================
+
+    Where these leave a gap, the lower bound is ||A x|| / ||x|| for the best x of some Lanczos steps, and the upper one
+    the Schur test below, with the product of the absolute matrices. Rounding: a product A x is off by at most
+    u ulps || |A| || ||x||, with the ulps of all factors added up; so is the simplified operator from A.
+
+    **One convolution.** The upper bound is the least of those that apply.
 
     *Torus.* Let A have zero padding. On a torus of at least N + lo and N + hi samples per axis (a multiple of s), no
     tap wraps around, so A is a submatrix of the periodic convolution C there, and ||A|| <= ||C|| = max over theta of
@@ -90,7 +123,8 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     which power iteration makes tight for weights of one sign, under every padding mode. Its first step, q = 1, is at
     most ||A||_1 ||A||_inf.
 
-    *Exact.* Kernels of rank one (Kronecker products; the distance from rank one is added) and small matrices: by SVD.
+    *Exact.* Kernels of rank one (Kronecker products; the distance from rank one is added), what is block diagonal in
+    waves (`singular_values`) if the blocks are not many, and small matrices: by SVD.
 
     The lower bound is ||A x|| / ||x|| for the best x of a few Lanczos steps on A^H A that start from the wave of the
     largest block; the norms of this one product are taken anew.
@@ -118,181 +152,290 @@ def norm_bounds(A: Convolution, *, rtol: float = 1e-2) -> tuple[float, float]:
     >>> import numpy as np
     >>> from convmat import Conv2d
     >>> from convmat import norm_bounds
-    >>> W = np.random.default_rng(0).standard_normal((16, 8, 3, 3))
+    >>> rng = np.random.default_rng(0)
+    >>> W = rng.standard_normal((16, 8, 3, 3))
     >>> A = Conv2d(W, (20, 20), stride=2, padding=1)
     >>> lower, upper = norm_bounds(A)
     >>> truth = np.linalg.norm(A.toarray(), 2)
     >>> bool(lower <= truth <= upper <= 1.01 * lower)
     True
+
+    A residual block is one convolution, not two:
+
+    >>> S = Conv2d(rng.standard_normal((16, 8, 1, 1)), (20, 20), stride=2)
+    >>> lower, upper = norm_bounds(A + S)
+    >>> bool(upper <= 1.01 * lower), bool(upper < 0.9 * (norm_bounds(A)[1] + norm_bounds(S)[1]))
+    (True, True)
     """
-    conv = convolution(A)
+    if not isinstance(A, ImageOperator):
+        raise TypeError(
+            f"A is of type {type(A).__name__}: it must be one of convmat's operators on images (a convolution, a "
+            f"layer, and products, sums and stacks of them)"
+        )
     if not isinstance(rtol, int | float | np.number) or isinstance(rtol, bool) or not rtol > 0:
         raise ValueError(f"rtol={rtol!r} must be a positive number")
-    rtol = float(min(max(rtol, 1e-12), 1.0))
-    geometry, stored_kernel = conv.geometry, finite_kernel(conv)
-    wide = stored_kernel.astype(np.result_type(stored_kernel, np.float64))
-    (kernel,), powers = near_one(wide[None])
-    if not kernel.any():
-        return 0.0, 0.0
-    exact = exact_bounds(geometry, kernel, float(np.finfo(stored_kernel.dtype).eps))
-    if exact is None:
-        _check_images(geometry, kernel.itemsize)
-        torus = torus_bound(geometry, kernel, rtol)
-        products = Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked)
-        lower = lower_bound(geometry, kernel, products, torus, rtol)
-        upper = torus.upper
-        if upper > (1 + rtol) * lower:
-            upper = min([upper, *schur_bounds(geometry, kernel, (1 + rtol) * lower)])
-        exact = lower, upper
-    return _outwards(*exact, int(powers.item()))
+    check_finite(A)
+    near, exponent = scaled_operator(in_double(A))
+    return outwards(*_bounds(near, float(min(max(rtol, 1e-12), 1.0))), exponent)
 
 
-def _check_images(geometry: Geometry, itemsize: int) -> None:
-    """Refuse images that do not fit: the Lanczos vectors, the data of some products, the table of an axis."""
-    rows, cols = geometry.shape
-    tables = max(axis.output * axis.taps for axis in geometry.axes)
-    check_bytes(
-        f"norm_bounds of {rows} x {cols}, by some products A x,",
-        itemsize * ((_BASIS + 3) * cols + 3 * rows) + 4 * 8 * tables,
-        "take a smaller input; with zero padding, that norm is below the norm of A, and near it",
-    )
+def _bounds(A: ImageOperator, rtol: float) -> Bounds:
+    """Those of the simplified operator, the lower one measured where its structure says too little."""
+    if (half := _half(A)) is not None:
+        return _squared(_bounds(half, rtol / 2))
+    B = simplify(A)
+    lower, upper = _known(B, rtol)
+    if upper > (1 + rtol) * lower:
+        lower = max(lower, _measured(B, upper, rtol))
+    if upper > (1 + rtol) * lower and not isinstance(B, Convolution):
+        upper = min(upper, _schur(B, (1 + rtol) * lower))
+    away = 0.0 if B is A else rounding(A).error  # simplifying rounds no more than a product does
+    return max(0.0, lower - away), upper + away
 
 
-def _outwards(lower: float, upper: float, exponent: int) -> tuple[float, float]:
-    """Both times 2^exponent, rounded away from each other where that is subnormal or beyond the largest double."""
-    below, above = times_power(np.array([lower, upper]), exponent)
-    back = times_power(np.array([below, above]), -exponent)
-    below = np.nextafter(below, 0) if back[0] > lower else below
-    above = np.nextafter(above, math.inf) if back[1] < upper else above
-    return float(below), float(above)
+def _known(A: ImageOperator, rtol: float) -> Bounds:
+    """What the structure says."""
+    if (half := _half(A)) is not None:
+        return _squared(_known(half, rtol / 2))
+    if isinstance(A, Chain | Sum | Blocks) and math.prod(A.shape) <= SMALL and _entries(A) <= CHEAP:
+        away = rounding(A).error
+        lower, upper = _dense(A.toarray())
+        return max(0.0, lower - away), upper + away
+    found: Bounds = _rule(BOUNDS, A)(A, rtol)
+    return found
 
 
-def exact_bounds(geometry: Geometry, kernel: NDArray[Any], tolerance: float = EPS) -> tuple[float, float] | None:
-    """The norm up to rounding, of small matrices and of kernels of rank one; None for others."""
-    rows, cols = geometry.shape
-    if rows * cols <= SMALL * geometry.groups:
-        return dense_bounds(geometry, kernel)
-    return kronecker_bounds(geometry, kernel, tolerance)
+def _rule(table: dict[type[ImageOperator], Any], A: ImageOperator) -> Any:
+    return next(table[kind] for kind in type(A).__mro__ if kind in table)
 
 
-def dense_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float]:
-    """By the SVD of each group."""
-    matrices = [group_matrix(geometry, kernel, group).toarray() for group in range(geometry.groups)]
-    norm = max(float(np.linalg.norm(dense, 2)) for dense in matrices)
-    slack = 8 * sum(matrices[0].shape) * EPS
+def _half(A: ImageOperator) -> ImageOperator | None:
+    """B, if A is B^H B."""
+    parts = A.factors() if isinstance(A, Chain) else ()
+    middle = len(parts) // 2
+    if not parts or len(parts) % 2 or not all(same(parts[i], parts[-1 - i].H) for i in range(middle)):
+        return None
+    return Chain(*parts[middle:])
+
+
+def _entries(A: ImageOperator) -> int:
+    """Entries of the matrices of all leaves, as if they were dense."""
+    return sum(_entries(part) for part in parts_of(A)) or math.prod(A.shape)
+
+
+def _measured(A: ImageOperator, upper: float, rtol: float) -> float:
+    """||A x|| / ||x||, by Lanczos from white noise."""
+    check_images(A.shape, A.dtype.itemsize)
+    x = np.random.default_rng(0).standard_normal((1, *A.input_shape)).astype(A.dtype)
+    found: float = largest(A._forward, A._backward_conjugated, x, upper / (1 + rtol / 2), rtol / 50)
+    return found - rounding(A).error
+
+
+def _schur(A: ImageOperator, target: float) -> float:
+    magnitudes = _absolute(A)
+    return min(schur_test(magnitudes._forward, magnitudes._backward, (1, *A.input_shape), 2 * rounding(A).ulps, target))
+
+
+def _absolute(A: ImageOperator) -> ImageOperator:
+    """The tree of absolute numbers: its matrix is no smaller, entry by entry."""
+    numbers = [np.abs(values) for values in numbers_of(A)]
+    if isinstance(A, Convolution):  # the method that adds up products of numbers >= 0 as they are
+        return type(A)._of(Products(A.geometry, as_weight(numbers[0]), "gemm"))
+    parts = [_absolute(part) for part in parts_of(A)]
+    return Scaled(abs(A.factor), parts[0]) if isinstance(A, Scaled) else rebuilt(A, numbers, parts)
+
+
+# norms ----------------------------------------------------------------------------------------------------------------
+
+
+def _dense(matrix: NDArray[Any]) -> Bounds:
+    norm, slack = float(np.linalg.norm(matrix, 2)), 8 * sum(matrix.shape) * EPS
     return norm * (1 - slack), norm * (1 + slack)
 
 
-def kronecker_bounds(geometry: Geometry, kernel: NDArray[Any], tolerance: float = EPS) -> tuple[float, float] | None:
-    """By the SVDs of the Kronecker factors, and by what the kernel differs from their product."""
-    vectors = rank_one_kernels(geometry, kernel, tolerance)
-    terms = vectors and kronecker_factors(geometry, vectors, FACTOR_LIMIT)
-    if not vectors or not terms:
-        return None
-    norms = [math.prod([float(np.linalg.norm(factor, 2)) for factor in factors]) for factors in terms]
-    slack = sum(8 * sum(factor.shape) * EPS for factor in terms[0])
-    product = np.stack([outer(parts) for parts in vectors]).reshape(kernel.shape)
-    away = magnitude(geometry, kernel - product) + (4 + geometry.ndim) * EPS * magnitude(geometry, product)
-    return max(0.0, max(norms) * (1 - slack) - away), max(norms) * (1 + slack) + away
+def _cholesky_bounds(B: NDArray[Any], rtol: float) -> Bounds:
+    """||B|| < s if s^2 - B^H B has a Cholesky decomposition, for s just above what Lanczos finds.
 
-
-def schur_bounds(geometry: Geometry, kernel: NDArray[Any], target: float) -> Iterator[float]:
-    """Upper bounds by the Schur test, until one reaches the target or they stop to gain."""
-    # the method that adds up products of numbers >= 0 as they are: relative errors stay small in every entry
-    products = Products(geometry, as_weight(_as_weight_of(geometry, np.abs(kernel))), "gemm")
-    terms = kernel[0].size + kernel[:, 0].size
-    q = np.ones((1, geometry.in_channels, *geometry.input_size))
-    best = math.inf
-    for _ in range(_SWEEPS):
-        image = products.transpose(products.forward(q))
-        bound = math.sqrt(float(np.max(image / q)) * (1 + 4 * (terms + 8) * EPS))
-        yield bound
-        if bound <= target or bound > best * (1 - 1e-3) or not image.any():
-            return
-        best = bound
-        q = np.maximum(image / image.max(), 1e-4)
-
-
-def lower_bound(geometry: Geometry, kernel: NDArray[Any], products: Products, torus: TorusBound, rtol: float) -> float:
-    """||A x|| / ||x||, x by Lanczos with restarts from the wave of the largest block."""
-    target = torus.upper / (1 + rtol / 2)
-    x = _wave(geometry, torus, kernel.dtype)
-    best = 0.0
-    for _ in range(_RESTARTS):
-        ritz, x = _lanczos(products, x, target)
-        if ritz >= target or ritz <= best * (1 + rtol / 50):
+    Where it exists, no eigenvalue of the matrix that is decomposed is below -gamma_(n+1) times its trace [S. M. Rump,
+    "Verification of positive definiteness", BIT 46, 2006].
+    """
+    m, n = B.shape
+    x = np.random.default_rng(0).standard_normal((n,)).astype(B.dtype)
+    away = (m + n) * EPS * float(np.linalg.norm(B))
+    if away == 0:
+        return 0.0, 0.0
+    found = largest(B.dot, B.conj().T.dot, x, math.inf, rtol / 50)
+    gram, s = -(B.conj().T @ B), (found + away) * (1 + rtol / 4)
+    diagonal = gram.diagonal().copy()
+    while True:
+        np.fill_diagonal(gram, diagonal + s**2)
+        try:
+            np.linalg.cholesky(gram)
             break
-        best = ritz
-    size = float(np.linalg.norm(x))
-    if size == 0:
-        return 0.0
-    measured = float(np.linalg.norm(products.forward(x))) / size
-    ulps: float = 64 + 8 * kernel[0].size + 64 * sum(math.log2(1 + axis.padded) for axis in geometry.axes)
-    return max(0.0, measured * (1 - 64 * EPS) - ulps * EPS * magnitude(geometry, kernel))
+        except np.linalg.LinAlgError:
+            s *= 1 + rtol / 4
+    return max(0.0, found - away), math.sqrt(s**2 * (1 + n * (n + 8) * EPS) + away * float(np.linalg.norm(B)))
 
 
-def magnitude(geometry: Geometry, kernel: NDArray[Any]) -> float:
-    """A cheap bound on the norm of the absolute matrix: || sum_k |W[k]| ||_F ||Pad||, of the largest group."""
-    total = np.abs(kernel).sum(axis=tuple(range(2, kernel.ndim))).reshape(geometry.groups, -1)
-    copies = math.prod(embed(axis).repeats for axis in geometry.axes)
-    return math.sqrt(float((total**2).sum(axis=1).max()) * copies) * (1 + 1e-9)
+def _product(bounds: Sequence[Bounds]) -> Bounds:
+    """Of numbers between these, rounded outwards."""
+    slack = 2 * len(bounds) * EPS
+    lower, upper = (math.prod(side) for side in zip(*bounds, strict=True))
+    return lower * (1 - slack), math.nextafter(upper * (1 + slack), math.inf) if all(u for _, u in bounds) else 0.0
 
 
-def _as_weight_of(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
-    """A kernel as the weight that the geometry reads it from."""
-    weight: NDArray[Any] = geometry.kernel(kernel).reshape(geometry.weight_shape)  # to flip twice is to do nothing
-    return weight
+def _squared(bounds: Bounds) -> Bounds:
+    return _product([bounds, bounds])
 
 
-def _wave(geometry: Geometry, torus: TorusBound, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The wave on which the symbol is largest, fading out at the borders. (1, C_in, N_1..N_D)"""
-    polynomial, groups = torus.polynomial, geometry.groups
-    wave = np.zeros((groups, geometry.in_channels // groups, *geometry.input_size), dtype=np.complex128)
-    amplitudes = torus.vector.reshape(-1, *(len(r) for r in polynomial.phases))
-    for at in np.ndindex(*amplitudes.shape[1:]):
-        part = amplitudes[(slice(None), *at)]
-        places: list[Any] = [torus.group, slice(None)]
-        for axis, theta, i, phases in zip(geometry.axes, torus.angles, at, polynomial.phases, strict=True):
-            n = np.arange(phases[i], axis.size, axis.stride)
-            window = 1.0 if periodic(axis) else np.sin(np.pi * (n + 1) / (axis.size + 1))
-            part = np.multiply.outer(part, window * np.exp(1j * theta * np.arange(n.size)))
-            places.append(slice(int(phases[i]), None, axis.stride))
-        wave[tuple(places)] = part
-    flat = wave.reshape(1, geometry.in_channels, *geometry.input_size)
-    if dtype.kind == "c":
-        return flat
-    turned = flat * np.exp(-0.5j * np.angle(np.sum(flat**2)))  # the phase with the largest real part
-    return np.ascontiguousarray(turned.real)
+def _diagonal(A: Diagonal, rtol: float) -> Bounds:
+    largest, slack = float(np.abs(A.values).max()), 2 * EPS if A.dtype.kind == "c" else 0.0
+    return largest * (1 - slack), largest * (1 + slack)
 
 
-def _lanczos(products: Products, x: NDArray[Any], target: float) -> tuple[float, NDArray[Any]]:
-    """Golub-Kahan-Lanczos steps from x, until the largest Ritz value reaches the target: that value, its vector."""
-    size = float(np.linalg.norm(x))
-    if size == 0:
-        return 0.0, x
-    basis, left = [x / size], np.zeros(0)
-    bidiagonal = np.zeros((_BASIS, _BASIS))
-    ritz, weights = 0.0, np.ones(1)
-    for j in range(_BASIS):
-        image = products.forward(basis[j])
-        if j:
-            image -= bidiagonal[j - 1, j] * left
-        alpha = float(np.linalg.norm(image))
-        bidiagonal[j, j] = alpha
-        _, sigma, vh = np.linalg.svd(bidiagonal[: j + 1, : j + 1])
-        ritz, weights = float(sigma[0]), vh[0]
-        if ritz >= target or alpha <= EPS * ritz or j == _BASIS - 1:
-            break
-        left = image / alpha
-        back = products.transpose(left.conj()).conj() - alpha * basis[j]
-        for vector in basis:
-            back -= np.vdot(vector, back) * vector
-        beta = float(np.linalg.norm(back))
-        if beta <= EPS * ritz:
-            break
-        bidiagonal[j, j + 1] = beta
-        basis.append(back / beta)
-    best = np.zeros_like(basis[0])
-    for weight, vector in zip(weights, basis, strict=False):
-        best += weight * vector
-    return ritz, best
+def _rearrange(A: Rearrange, rtol: float) -> Bounds:
+    return 1.0, 1.0
+
+
+def _index_map(A: IndexMap, rtol: float) -> Bounds:
+    check_images(A.shape, 8)
+    root = math.sqrt(math.prod(_copies(axis) for axis in A.geometry.axes))
+    slack = 0.0 if root == int(root) else EPS
+    return root * (1 - slack), root * (1 + slack)
+
+
+def _copies(axis: Axis) -> int:
+    """How often the sample that is read most is read."""
+    table = axis.table()
+    return int(np.bincount(table[table != ZERO], minlength=1).max())
+
+
+def _separable(A: Separable, rtol: float) -> Bounds:
+    return _product([(1.0, 1.0), *(_axis(m, rtol / len(A.matrices)) for m in A.matrices if m is not None)])
+
+
+def _axis(matrix: Any, rtol: float) -> Bounds:
+    if math.prod(matrix.shape) <= FACTOR_LIMIT:
+        return _dense(matrix.toarray() if issparse(matrix) else matrix)
+    if issparse(matrix):
+        positive = abs(matrix)
+        terms = _longest(matrix)
+        return 0.0, min(schur_test(positive.dot, positive.T.dot, (matrix.shape[1],), terms, 0.0))
+    return _cholesky_bounds(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T, rtol)
+
+
+def _scaled(A: Scaled, rtol: float) -> Bounds:
+    return _product([(abs(A.factor),) * 2, _known(A.of, rtol)])
+
+
+def _chain(A: Chain, rtol: float) -> Bounds:
+    moved = [part for part in A.factors() if not isinstance(part, Rearrange)]
+    lower, upper = _product([(1.0, 1.0), *(_known(part, rtol / len(moved)) for part in moved)])
+    return lower if len(moved) <= 1 else 0.0, upper
+
+
+def _sum(A: Sum, rtol: float) -> Bounds:
+    return 0.0, sum(_known(part, rtol)[1] for part in A.terms()) * (1 + len(A.terms()) * EPS)
+
+
+def _stack(A: VStack | HStack, rtol: float) -> Bounds:
+    bounds = [_known(part, rtol) for part in A.parts()]
+    return max(lower for lower, _ in bounds), math.hypot(*(upper for _, upper in bounds)) * (1 + len(bounds) * EPS)
+
+
+def _block_diagonal(A: BlockDiagonal, rtol: float) -> Bounds:
+    bounds = [_known(part, rtol) for part in A.parts()]
+    return max(lower for lower, _ in bounds), max(upper for _, upper in bounds)
+
+
+BOUNDS: dict[type[ImageOperator], Callable[[Any, float], Bounds]] = {
+    Convolution: convolution_bounds,
+    Diagonal: _diagonal,
+    Rearrange: _rearrange,
+    IndexMap: _index_map,
+    Separable: _separable,
+    Scaled: _scaled,
+    Chain: _chain,
+    Sum: _sum,
+    VStack: _stack,
+    HStack: _stack,
+    BlockDiagonal: _block_diagonal,
+}
+"""Kind of operator -> what its structure says of its norm."""
+
+
+# rounding -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A product A x in double precision is off by at most ulps EPS magnitude ||x||, and || |A| || <= magnitude.
+
+    The matrix itself, put together from the numbers in A, is off by no more.
+    """
+
+    magnitude: float
+    ulps: float
+
+    @property
+    def error(self) -> float:
+        return self.ulps * EPS * self.magnitude * (1 + 1e-6)
+
+
+def rounding(A: ImageOperator) -> Rounding:
+    """Of the products with A and with its adjoint."""
+    found: Rounding = _rule(ROUNDING, A)(A, [rounding(part) for part in parts_of(A)])
+    return found
+
+
+def _of_convolution(A: Convolution, parts: Sequence[Rounding]) -> Rounding:
+    geometry, kernel = A.geometry, A.geometry.kernel(A.weight)
+    return Rounding(magnitude(geometry, kernel), ulps(geometry, kernel) + 8 * kernel[:, 0].size)
+
+
+def _of_numbers(A: Diagonal | Rearrange, parts: Sequence[Rounding]) -> Rounding:
+    return Rounding(max((float(np.abs(values).max()) for values in numbers_of(A)), default=1.0), 8)
+
+
+def _of_index_map(A: IndexMap, parts: Sequence[Rounding]) -> Rounding:
+    copies = math.prod(_copies(axis) for axis in A.geometry.axes)
+    return Rounding(math.sqrt(copies), 8 + copies)
+
+
+def _of_separable(A: Separable, parts: Sequence[Rounding]) -> Rounding:
+    matrices = [m for m in A.matrices if m is not None]
+    sums = [(float(abs(m).sum(axis=0).max()), float(abs(m).sum(axis=1).max())) for m in matrices]
+    return Rounding(math.prod(math.sqrt(a * b) for a, b in sums), 8 * sum(map(_longest, matrices), 1))
+
+
+def _longest(matrix: Any) -> int:
+    """Entries in the longest row and in the longest column."""
+    if not issparse(matrix):
+        return sum(matrix.shape)
+    return int(np.diff(matrix.indptr).max()) + int(np.bincount(matrix.indices, minlength=1).max())
+
+
+def _of_scaled(A: Scaled, parts: Sequence[Rounding]) -> Rounding:
+    return Rounding(abs(A.factor) * parts[0].magnitude, parts[0].ulps + 8)
+
+
+def _of_chain(A: Chain, parts: Sequence[Rounding]) -> Rounding:
+    return Rounding(math.prod(part.magnitude for part in parts), sum(part.ulps for part in parts))
+
+
+def _of_sum(A: Sum | Blocks, parts: Sequence[Rounding]) -> Rounding:
+    return Rounding(sum(part.magnitude for part in parts), max(part.ulps for part in parts) + 8 * len(parts))
+
+
+ROUNDING: dict[type[ImageOperator], Callable[[Any, Sequence[Rounding]], Rounding]] = {
+    Convolution: _of_convolution,
+    Diagonal: _of_numbers,
+    Rearrange: _of_numbers,
+    IndexMap: _of_index_map,
+    Separable: _of_separable,
+    Scaled: _of_scaled,
+    Chain: _of_chain,
+    Sum: _of_sum,
+    Blocks: _of_sum,
+}
+"""Kind of operator -> the rounding of its products, from that of its parts."""

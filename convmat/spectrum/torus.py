@@ -113,7 +113,7 @@ def torus_bound(geometry: Geometry, kernel: NDArray[Any], rtol: float) -> TorusB
         math.cos(math.pi * spread / (2 * n)) if c else 1.0
         for spread, n, c in zip(polynomial.spread, sizes, coarse, strict=True)
     )
-    proven = float(upper.max()) + _rounding(polynomial, sizes)
+    proven = float(upper.max()) + rounding(polynomial, sizes)
     repeats = math.prod(e.repeats for e in embeddings)
     _, right = _leading(polynomial.at(angles)[group], 1)
     return TorusBound(proven / between * math.sqrt(repeats) * (1 + 16 * EPS), group, angles, right[:, 0], polynomial)
@@ -198,7 +198,7 @@ def _enough(spread: int, allowance: float) -> int:
     return max(1, math.ceil(math.pi * spread / (2 * math.acos(1 / (1 + allowance)))))
 
 
-def _rounding(polynomial: Symbol, sizes: Sequence[int]) -> float:
+def rounding(polynomial: Symbol, sizes: Sequence[int]) -> float:
     """How far a computed block may be from the exact one, in the Frobenius norm.
 
     Each entry is a sum of waves times taps, in whatever order: at most (terms + 8 for each wave) ulps of the sum of
@@ -234,7 +234,7 @@ def _sweep(
     upper, lower = np.empty((*counts, groups)), np.empty((*counts, groups))
     # of the sampled Gram matrices: of their waves, and of the products of taps before
     terms = max(rows, cols) + math.prod(polynomial.taps.shape[: polynomial.ndim])
-    slack = _rounding(sampled, sizes) + 2 * terms * EPS * polynomial.magnitude() ** 2
+    slack = rounding(sampled, sizes) + 2 * terms * EPS * polynomial.magnitude() ** 2
 
     def piece(_: object, start: int, stop: int) -> None:
         blocks = sample(start, stop).reshape(-1, *sampled.block[1:])

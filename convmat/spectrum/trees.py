@@ -1,38 +1,34 @@
-"""Trees of operators with other numbers: near one, so that no square overflows, or in double precision."""
+"""Trees of operators as data: their numbers and parts, and the same tree of others.
+
+What takes squares works on operators near one; what proves something works in double precision.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array, issparse
+from scipy.sparse import issparse
 
 from convmat.geometry import as_weight
-from convmat.operators.algebra import Blocks, Chain, Scaled, Sum
-from convmat.operators.base import ImageOperator, _Derived
+from convmat.operators.algebra import Blocks, Chain, Scaled, Sum, reshaped
+from convmat.operators.base import ImageOperator, _Conjugated, _Derived, _Transposed
 from convmat.operators.convolution import Convolution
-from convmat.operators.layers import Diagonal, Separable
+from convmat.operators.factors import IndexMap
+from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.operators.simplification import times
 from convmat.operators.weights import _WeightMap
 from convmat.products import Products
 from convmat.spectrum.scaling import near_one
 
-Found = tuple[ImageOperator, int | None]
-"""An operator near one, and the exponent of which it is the multiple, None where it is zero."""
+WITHOUT_MATRIX = 2**22
+"""Entries of an operator that is not of this package, up to which its products make up its matrix."""
 
-
-def scaled_operator(A: ImageOperator) -> tuple[ImageOperator, int]:
-    """An operator with all numbers near 1, and the exponent: A is 2^exponent times it, to the last digit.
-
-    Convolutions keep their class and the method asked for. The terms of a sum, and the blocks of a stack, are brought
-    to one exponent, that of the largest: what then is below the smallest doubles is lost beside it. An operator that is
-    not of this package is left as it is.
-    """
-    found, exponent = _scaled(A)
-    return found, exponent or 0
+Numbers = Sequence[NDArray[Any]]
+Parts = Sequence[ImageOperator]
 
 
 def parts_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
@@ -46,84 +42,156 @@ def parts_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
     return (A._of,) if isinstance(A, Scaled | _Derived) else ()
 
 
-def _scaled(A: ImageOperator) -> Found:
-    rule = next((_SCALED[kind] for kind in type(A).__mro__ if kind in _SCALED), None)
-    return (A, 0) if rule is None else rule(A)
+def numbers_of(A: ImageOperator) -> tuple[NDArray[Any], ...]:
+    """The numbers of an operator beside those of its parts: its matrix is a multiple of each array, and of each part.
+
+    Of a sum or a stack, which is linear in all parts together, there are none.
+    """
+    if isinstance(A, Convolution):
+        return (A.weight,)
+    if isinstance(A, Diagonal):
+        return (A.values,)
+    if isinstance(A, Separable):
+        return tuple(m.data if issparse(m) else m for m in A.matrices if m is not None)
+    if isinstance(A, _WeightMap):
+        return (A.image,)
+    return (np.asarray(A.factor),) if isinstance(A, Scaled) else ()
+
+
+def rebuilt(A: ImageOperator, numbers: Numbers, parts: Parts) -> ImageOperator:
+    """The same kind of operator with other numbers and parts."""
+    if isinstance(A, Convolution):
+        return type(A)._of(Products(A.geometry, as_weight(numbers[0]), A._products.asked))
+    if isinstance(A, Diagonal):
+        return Diagonal(numbers[0], A.input_shape)
+    if isinstance(A, Separable):
+        left = iter(numbers)
+        return Separable(A.input_shape, [None if m is None else _matrix_like(m, next(left)) for m in A.matrices])
+    if isinstance(A, _WeightMap):
+        return type(A)(A.geometry, numbers[0], A.dtype)  # type: ignore[call-arg]
+    if isinstance(A, Scaled):
+        multiple = Scaled(numbers[0].item(), parts[0])
+        return multiple if multiple.dtype == A.dtype else Scaled(A.dtype.type(numbers[0]), parts[0])
+    if isinstance(A, Chain | Sum | Blocks | _Derived):
+        return type(A)(*parts)
+    return A
+
+
+def _matrix_like(matrix: Any, values: NDArray[Any]) -> Any:
+    """A matrix with other numbers; sparse ones may be the transposed, CSC, of what was given."""
+    return type(matrix)((values, matrix.indices, matrix.indptr), matrix.shape) if issparse(matrix) else values
+
+
+def same(A: ImageOperator, B: ImageOperator) -> bool:
+    """Whether two trees are built alike of equal numbers."""
+    if A is B:
+        return True
+    if type(A) is not type(B) or not isinstance(A, _KNOWN) or _layout(A) != _layout(B):
+        return False
+    if isinstance(A, Separable) and isinstance(B, Separable):
+        return all(_equal(m, n) for m, n in zip(A.matrices, B.matrices, strict=True))
+    ours, theirs = parts_of(A), parts_of(B)
+    return (
+        all(np.array_equal(a, b) for a, b in zip(numbers_of(A), numbers_of(B), strict=True))
+        and len(ours) == len(theirs)
+        and all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+    )
+
+
+def _layout(A: ImageOperator) -> tuple[Any, ...]:
+    return A.input_shape, A.output_shape, *(getattr(A, name, None) for name in ("geometry", "split", "order"))
+
+
+def _equal(m: Any, n: Any) -> bool:
+    """Whether two matrices of one axis are equal, both sparse, both dense, or both left out."""
+    if m is None or n is None or issparse(m) != issparse(n) or m.shape != n.shape:
+        return m is n
+    return bool((m.tocsr() != n.tocsr()).nnz == 0) if issparse(m) else np.array_equal(m, n)
+
+
+_KNOWN = (Convolution, Diagonal, Separable, Rearrange, IndexMap, Scaled, Chain, Sum, Blocks)
+
+
+# near one -------------------------------------------------------------------------------------------------------------
+
+
+def scaled_operator(A: ImageOperator) -> tuple[ImageOperator, int]:
+    """An operator with all numbers near 1, and the exponent: A is 2^exponent times it, to the last digit.
+
+    Convolutions keep their class and the method asked for, and what has no numbers but 1 stays as it is. The terms of a
+    sum, and the blocks of a stack, are brought to one exponent, that of the largest: what then is below the smallest
+    doubles is lost beside it. An operator that is not of this package is left as it is.
+    """
+    near, exponent = _scaled(A)
+    return near, exponent or 0
+
+
+def _scaled(A: ImageOperator) -> tuple[ImageOperator, int | None]:
+    """The exponent is None where the operator is evidently zero."""
+    parts = [_scaled(part) for part in parts_of(A)]
+    if isinstance(A, Sum | Blocks):
+        largest = max((e for _, e in parts if e is not None), default=0)
+        brought = [part if e is None else times(math.ldexp(1.0, e - largest), part) for part, e in parts]
+        return rebuilt(A, (), brought), None if all(e is None for _, e in parts) else largest
+    numbers = [(values, 0) if np.all(values == 1) else _near(values) for values in numbers_of(A)]
+    exponents = [e for _, e in numbers] + [e for _, e in parts]
+    if not any(exponents) and all(near is part for (near, _), part in zip(parts, parts_of(A), strict=True)):
+        return A, None if None in exponents else 0
+    exponent = None if None in exponents else sum(e for e in exponents if e is not None)
+    if isinstance(A, Scaled) and exponent is not None and numbers[0][0] == 0.5 and A.dtype == A.of.dtype:
+        return parts[0][0], exponent - 1  # of a power of two nothing is left
+    return rebuilt(A, [values for values, _ in numbers], [part for part, _ in parts]), exponent
 
 
 def _near(values: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
-    """The values near one, and the exponent."""
     near, exponents = near_one(values[None])
     return near[0], int(exponents.item()) if values.any() else None
 
 
-def _total(exponents: Sequence[int | None]) -> int | None:
-    """The exponent of a product."""
-    return None if None in exponents else sum(e for e in exponents if e is not None)
+# in double precision --------------------------------------------------------------------------------------------------
 
 
-def _scaled_convolution(A: Convolution) -> Found:
-    weight, exponent = _near(A.weight)
-    return type(A)._of(Products(A.geometry, as_weight(weight), A._products.asked)), exponent
+def in_double(A: ImageOperator) -> ImageOperator:
+    """The operator with exactly these numbers in double precision; one that is not of this package, by its matrix."""
+    if isinstance(A, IndexMap):
+        return type(A)._of(A.geometry, np.dtype(np.float64))
+    if isinstance(A, Rearrange):
+        return Rearrange(A.input_shape, A.output_shape, split=A.split, order=A.order)
+    if isinstance(A, _Transposed):
+        return in_double(A._of)._transpose()
+    if isinstance(A, _Conjugated):
+        of = in_double(A._of)
+        return of if of.dtype.kind != "c" else of._adjoint()._transpose()
+    if isinstance(A, Scaled):
+        return Scaled(A.factor, in_double(A.of))
+    if not isinstance(A, _KNOWN):
+        _check_matrix(A)
+        stored = Separable(A.shape[1], [A.tosparse()])
+        return in_double(reshaped(stored, A.input_shape, A.output_shape))
+    numbers = [values.astype(np.result_type(values, np.float64)) for values in numbers_of(A)]
+    return rebuilt(A, numbers, [in_double(part) for part in parts_of(A)])
 
 
-def _scaled_diagonal(A: Diagonal) -> Found:
-    if np.all(A.values == 1):  # an identity stays one
-        return A, 0
-    values, exponent = _near(A.values)
-    return Diagonal(values, A.input_shape), exponent
+def _check_matrix(A: ImageOperator) -> None:
+    rows, cols = A.shape
+    if type(A).tosparse is ImageOperator.tosparse and rows * cols > WITHOUT_MATRIX:
+        raise ValueError(
+            f"an operator of type {type(A).__name__} has no tosparse of its own, and the dense matrix of "
+            f"{rows} x {cols} has more than {WITHOUT_MATRIX} entries: give the class a tosparse, or write it as a sum, "
+            f"product or stack of convmat's operators; scipy.sparse.linalg.svds(A, k) estimates singular values"
+        )
 
 
-def _scaled_separable(A: Separable) -> Found:
-    found = [(None, 0) if matrix is None else _near_matrix(matrix) for matrix in A.matrices]
-    return Separable(A.input_shape, [matrix for matrix, _ in found]), _total([exponent for _, exponent in found])
+def check_finite(A: ImageOperator) -> None:
+    """Refuse NaN and infinities.
 
-
-def _near_matrix(matrix: Any) -> tuple[Any, int | None]:
-    if not issparse(matrix):
-        return _near(matrix)
-    data, exponent = _near(matrix.data)
-    return csr_array((data, matrix.indices, matrix.indptr), matrix.shape), exponent
-
-
-def _scaled_weights(A: _WeightMap) -> Found:
-    image, exponent = _near(A.image)
-    return type(A)(A.geometry, image, A.dtype), exponent  # type: ignore[call-arg]
-
-
-def _scaled_multiple(A: Scaled) -> Found:
-    number, exponent = _near(np.asarray(A.factor))
-    of, power = _scaled(A.of)
-    return Scaled(A._typed(number.item()), of), _total([exponent, power])
-
-
-def _scaled_product(A: Chain) -> Found:
-    found = [_scaled(part) for part in A.factors()]
-    return Chain(*(part for part, _ in found)), _total([exponent for _, exponent in found])
-
-
-def _scaled_joint(A: Sum | Blocks) -> Found:
-    found = [_scaled(part) for part in parts_of(A)]
-    largest = max((exponent for _, exponent in found if exponent is not None), default=None)
-    if largest is None:
-        return A, None
-    return type(A)(*(part if e is None else times(math.ldexp(1.0, e - largest), part) for part, e in found)), largest
-
-
-def _scaled_derived(A: _Derived) -> Found:
-    of, exponent = _scaled(A._of)
-    return type(A)(of), exponent  # type: ignore[call-arg]
-
-
-_SCALED: dict[type[ImageOperator], Callable[[Any], Found]] = {
-    Convolution: _scaled_convolution,
-    Diagonal: _scaled_diagonal,
-    Separable: _scaled_separable,
-    _WeightMap: _scaled_weights,
-    Scaled: _scaled_multiple,
-    Chain: _scaled_product,
-    Sum: _scaled_joint,
-    Blocks: _scaled_joint,
-    _Derived: _scaled_derived,
-}
-"""Kind of operator -> what brings its numbers near one."""
+    Raises
+    ------
+    ValueError
+        If a number in the tree is one of these.
+    """
+    if not all(np.isfinite(values).all() for values in numbers_of(A)):
+        what = "weight" if isinstance(A, Convolution) else type(A).__name__
+        raise ValueError(f"A has a {what} with NaN or infinite entries: it has no singular values")
+    for part in parts_of(A):
+        check_finite(part)

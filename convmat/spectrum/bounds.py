@@ -1,0 +1,211 @@
+"""Bounds on the spectral norm of one convolution that are proofs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convmat.geometry import Geometry, as_weight
+from convmat.matrix import check_bytes
+from convmat.operators import Convolution
+from convmat.products import Products
+from convmat.spectrum.lanczos import BASIS, largest
+from convmat.spectrum.scaling import near_one, times_power
+from convmat.spectrum.symbol import periodic, symbol
+from convmat.spectrum.torus import EPS, TorusBound, embed, rounding, torus_bound
+from convmat.spectrum.values import (
+    block_values,
+    convolution,
+    each_piece,
+    finite_kernel,
+    group_matrix,
+    kronecker_factors,
+    outer,
+    rank_one_kernels,
+)  # fmt: skip
+from convmat.spectrum.waves import Waves
+
+SMALL = 2**16
+"""Entries of the dense matrices of all groups up to which the norm is that of a dense SVD."""
+
+FACTOR_LIMIT = 2**20
+"""Entries of a Kronecker factor up to which it is decomposed."""
+
+WAVES_LIMIT = 2**20
+"""Entries of all blocks in waves up to which they are decomposed one by one."""
+
+_SINGLE = float(np.finfo(np.float32).eps)
+
+_SWEEPS = 20
+"""Steps of the power iteration with absolute weights."""
+
+Product = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def convolution_bounds(A: Convolution, rtol: float) -> tuple[float, float]:
+    """Bounds on the norm, refined until upper <= (1 + rtol) lower, or until nothing more can be done.
+
+    Raises
+    ------
+    ValueError
+        If the weight is not finite.
+    MemoryError
+        If a dozen images of the size of the input do not fit.
+    """
+    conv = convolution(A)
+    geometry, stored = conv.geometry, finite_kernel(conv)
+    (kernel,), powers = near_one(stored.astype(np.result_type(stored, np.float64))[None])
+    if not kernel.any():
+        return 0.0, 0.0
+    lower, upper = exact_bounds(geometry, kernel) or (0.0, math.inf)
+    if upper > (1 + rtol) * lower:
+        check_images(geometry.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
+        torus = torus_bound(geometry, kernel, rtol)
+        products = Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked)
+        lower = max(lower, lower_bound(geometry, kernel, products, torus, rtol))
+        upper = min(upper, torus.upper)
+        if upper > (1 + rtol) * lower:
+            upper = min([upper, *schur_bounds(geometry, kernel, (1 + rtol) * lower)])
+    return outwards(lower, upper, int(powers.item()))
+
+
+def check_images(shape: tuple[int, int], itemsize: int, more: int = 0) -> None:
+    """Refuse images that do not fit: the Lanczos vectors, the data of some products, and what else they need."""
+    rows, cols = shape
+    check_bytes(
+        f"norm_bounds of {rows} x {cols}, by some products A x,",
+        itemsize * ((BASIS + 3) * cols + 3 * rows) + more,
+        "take a smaller input; with zero padding, that norm is below the norm of A, and near it",
+    )
+
+
+def outwards(lower: float, upper: float, exponent: int) -> tuple[float, float]:
+    """Both times 2^exponent, rounded away from each other where that is subnormal or beyond the largest double."""
+    below, above = times_power(np.array([lower, upper]), exponent)
+    back = times_power(np.array([below, above]), -exponent)
+    below = np.nextafter(below, 0) if back[0] > lower else below
+    above = np.nextafter(above, math.inf) if back[1] < upper else above
+    return float(below), float(above)
+
+
+def exact_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float] | None:
+    """The norm up to rounding: of small matrices, kernels of rank one (to single precision), blocks in waves."""
+    rows, cols = geometry.shape
+    if rows * cols <= SMALL * geometry.groups:
+        return dense_bounds(geometry, kernel)
+    return kronecker_bounds(geometry, kernel, _SINGLE) or wave_bounds(geometry, kernel)
+
+
+def dense_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float]:
+    """By the SVD of each group."""
+    matrices = [group_matrix(geometry, kernel, group).toarray() for group in range(geometry.groups)]
+    norm = max(float(np.linalg.norm(dense, 2)) for dense in matrices)
+    slack = 8 * sum(matrices[0].shape) * EPS
+    return norm * (1 - slack), norm * (1 + slack)
+
+
+def kronecker_bounds(geometry: Geometry, kernel: NDArray[Any], tolerance: float = EPS) -> tuple[float, float] | None:
+    """By the SVDs of the Kronecker factors, and by what the kernel differs from their product."""
+    vectors = rank_one_kernels(geometry, kernel, tolerance)
+    terms = vectors and kronecker_factors(geometry, vectors, FACTOR_LIMIT)
+    if not vectors or not terms:
+        return None
+    norms = [math.prod([float(np.linalg.norm(factor, 2)) for factor in factors]) for factors in terms]
+    slack = sum(8 * sum(factor.shape) * EPS for factor in terms[0])
+    product = np.stack([outer(parts) for parts in vectors]).reshape(kernel.shape)
+    away = magnitude(geometry, kernel - product) + (4 + geometry.ndim) * EPS * magnitude(geometry, product)
+    return max(0.0, max(norms) * (1 - slack) - away), max(norms) * (1 + slack) + away
+
+
+def wave_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float] | None:
+    """By the SVDs of the blocks in waves, where these are not many: those of a torus are left to its own bound."""
+    waves = Waves.of(geometry, kernel)
+    if waves is None:
+        return None
+    polynomial = symbol(geometry, kernel)
+    if math.prod(line.count for line in waves.angles) * math.prod(polynomial.block) > WAVES_LIMIT:
+        return None
+    found: list[float] = []
+    each_piece(waves, polynomial, kernel.dtype, lambda _start, _stop, blocks: found.append(block_values(blocks).max()))
+    slack, away = 8 * sum(polynomial.block[1:]) * EPS, rounding(polynomial, [line.period for line in waves.angles])
+    return max(0.0, max(found) * (1 - slack) - away), max(found) * (1 + slack) + away
+
+
+def schur_bounds(geometry: Geometry, kernel: NDArray[Any], target: float) -> Iterator[float]:
+    """Upper bounds by the Schur test with the absolute kernel."""
+    # the method that adds up products of numbers >= 0 as they are: relative errors stay small in every entry
+    products = Products(geometry, as_weight(_as_weight_of(geometry, np.abs(kernel))), "gemm")
+    shape = (1, geometry.in_channels, *geometry.input_size)
+    return schur_test(products.forward, products.transpose, shape, kernel[0].size + kernel[:, 0].size, target)
+
+
+def schur_test(
+    forward: Product, transpose: Product, shape: tuple[int, ...], terms: float, target: float
+) -> Iterator[float]:
+    """Upper bounds for matrices of entries >= 0, until one reaches the target or they stop to gain.
+
+    Each entry of A x and of A^T y is right up to a share of terms ulps, of both together.
+    """
+    q = np.ones(shape)
+    best = math.inf
+    for _ in range(_SWEEPS):
+        image = transpose(forward(q))
+        bound = math.sqrt(float(np.max(image / q)) * (1 + 4 * (terms + 8) * EPS))
+        yield bound
+        if bound <= target or bound > best * (1 - 1e-3) or not image.any():
+            return
+        best = bound
+        q = np.maximum(image / image.max(), 1e-4)
+
+
+def lower_bound(geometry: Geometry, kernel: NDArray[Any], products: Products, torus: TorusBound, rtol: float) -> float:
+    """||A x|| / ||x||, x by Lanczos with restarts from the wave of the largest block."""
+    start = _wave(geometry, torus, kernel.dtype)
+    measured = largest(
+        products.forward, lambda y: products.transpose(y.conj()).conj(), start, torus.upper / (1 + rtol / 2), rtol / 50
+    )
+    return max(0.0, measured - ulps(geometry, kernel) * EPS * magnitude(geometry, kernel))
+
+
+def ulps(geometry: Geometry, kernel: NDArray[Any]) -> float:
+    """How many times EPS magnitude |x| a product A x may be away from the exact one, whatever the method."""
+    count: float = 64 + 8 * kernel[0].size + 64 * sum(math.log2(1 + axis.padded) for axis in geometry.axes)
+    return count
+
+
+def magnitude(geometry: Geometry, kernel: NDArray[Any]) -> float:
+    """A cheap bound on the norm of the absolute matrix: || sum_k |W[k]| ||_F ||Pad||, of the largest group."""
+    total = np.abs(kernel).sum(axis=tuple(range(2, kernel.ndim))).reshape(geometry.groups, -1)
+    copies = math.prod(embed(axis).repeats for axis in geometry.axes)
+    return math.sqrt(float((total**2).sum(axis=1).max()) * copies) * (1 + 1e-9)
+
+
+def _as_weight_of(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
+    """A kernel as the weight that the geometry reads it from."""
+    weight: NDArray[Any] = geometry.kernel(kernel).reshape(geometry.weight_shape)  # to flip twice is to do nothing
+    return weight
+
+
+def _wave(geometry: Geometry, torus: TorusBound, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The wave on which the symbol is largest, fading out at the borders. (1, C_in, N_1..N_D)"""
+    polynomial, groups = torus.polynomial, geometry.groups
+    wave = np.zeros((groups, geometry.in_channels // groups, *geometry.input_size), dtype=np.complex128)
+    amplitudes = torus.vector.reshape(-1, *(len(r) for r in polynomial.phases))
+    for at in np.ndindex(*amplitudes.shape[1:]):
+        part = amplitudes[(slice(None), *at)]
+        places: list[Any] = [torus.group, slice(None)]
+        for axis, theta, i, phases in zip(geometry.axes, torus.angles, at, polynomial.phases, strict=True):
+            n = np.arange(phases[i], axis.size, axis.stride)
+            window = 1.0 if periodic(axis) else np.sin(np.pi * (n + 1) / (axis.size + 1))
+            part = np.multiply.outer(part, window * np.exp(1j * theta * np.arange(n.size)))
+            places.append(slice(int(phases[i]), None, axis.stride))
+        wave[tuple(places)] = part
+    flat = wave.reshape(1, geometry.in_channels, *geometry.input_size)
+    if dtype.kind == "c":
+        return flat
+    turned = flat * np.exp(-0.5j * np.angle(np.sum(flat**2)))  # the phase with the largest real part
+    return np.ascontiguousarray(turned.real)
