@@ -28,8 +28,7 @@ y = A.apply(x) + 0.02 * np.random.default_rng(0).standard_normal(A.output_shape)
 # %%
 # An upper bound on the norm of K, and the usual number: the norm of the kernels, reshaped to a matrix.
 
-parts = np.array([norm_bounds(part) for part in K.parts()])
-lower, upper = parts[:, 0].max(), np.hypot(*parts[:, 1])
+lower, upper = norm_bounds(K)
 reshaped = float(np.hypot(np.linalg.norm(blur), np.linalg.norm(differences.reshape(2, -1), 2)))
 print(f"|K| is in [{lower:.3f}, {upper:.3f}]; the reshaped kernels have the norm {reshaped:.3f}")
 assert reshaped < lower
