@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import convmat
-from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, plot
+from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, block_diag, hstack, identity, plot, vstack
+from convmat.operators import Diagonal, ImageOperator, Pad, Separable
 from convmat.plot import layout, pattern
 from convmat.plot.curves import Spectrum
 from convmat.plot.movie import plan
@@ -24,6 +25,7 @@ from convmat.plot.scene import BORDER, COPY, CROPPED, HOLE, SAMPLE, Scene
 from convmat.plot.style import Theme, tap_colours, text_on
 from convmat.taps import ZERO
 from tests.strategies import integers, layers
+from tests.trees import Trees
 
 FLAT = (1, 2)
 """Numbers of axes whose arithmetic can be drawn."""
@@ -203,6 +205,154 @@ def test_taps_of_a_weight_operator_are_those_of_the_weights_in_its_columns(trans
     expected = np.where(stored.toarray() != 0, tap_of_column, ZERO)
     np.testing.assert_array_equal(pattern.reads(J).picture(), expected)
     np.testing.assert_array_equal(pattern.counts(J, 5, 3), binned(stored, 5, 3))
+
+
+DX, DY = Conv2d([[1.0, -1.0]], (4, 5)), Conv2d([[1.0], [-1.0]], (4, 5))
+"""Differences along the rows and down the columns: to images of 4 x 4 and of 3 x 5."""
+
+
+class Reversed(ImageOperator):
+    """A class of a user, which has no matrix of its own."""
+
+    def __init__(self, size):
+        super().__init__(np.dtype(np.float64), (size,), (size,))
+
+    def _forward(self, x):
+        return x[:, ::-1]
+
+    _backward = _forward
+
+
+def tree(seed):
+    """A random expression whose entries are not taps, and its dense matrix."""
+    A, dense = Trees(seed).tree(3, (4, 3))
+    return A + 0 * A, dense
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_small_matrices_are_drawn_by_the_values_of_their_entries(seed):
+    A, dense = tree(seed)
+    image = plot.matrix(A, Figure().add_subplot(), labels="none")
+    assert image.axes.get_title() == f"Sum: {dense.shape[0]} x {dense.shape[1]}, {A.tosparse().nnz} entries"
+    expected = abs(dense) if A.dtype.kind == "c" else dense
+    np.testing.assert_allclose(image.get_array().filled(0), expected, rtol=1e-5, atol=1e-5 * (1 + abs(dense).max()))
+
+
+def test_values_are_coloured_around_zero_and_written_in_the_cells():
+    both = plot.matrix(Diagonal([1.0, -3.0, -0.0], 3))
+    assert both.get_clim() == (-3, 3)
+    assert [text.get_text() for text in both.axes.texts] == ["1", "-3", "0"]
+    assert [plot.matrix(Diagonal(values, 2)).get_clim() for values in ([1.0, 3.0], [-1.0, -3.0], [0.0, 0.0])] == [
+        (0, 3),
+        (-3, 0),
+        (0, 1),
+    ]
+    modulus = plot.matrix(Diagonal([3 + 4j], 1), labels="weights")
+    assert modulus.get_array().tolist() == [[5.0]]
+    assert [text.get_text() for text in modulus.axes.texts] == ["3+4j"]
+
+
+def test_an_operator_of_another_class_is_drawn_by_its_dense_matrix():
+    np.testing.assert_array_equal(plot.matrix(Reversed(5)).get_array().filled(0), np.eye(5)[::-1])
+    np.testing.assert_array_equal(plot.overlap(Reversed(5) @ Conv1d([1.0, 1.0], 6)).get_array(), [[1, 2, 2, 2, 2, 1]])
+
+
+def ruled(A):
+    """Width of a line -> the rows before which such lines are, and the columns."""
+    ax = plot.matrix(A, legend=False).axes
+    found = {}
+    for lines in ax.collections:
+        for (x0, y0), (x1, _) in lines.get_segments():
+            rows, columns = found.setdefault(round(float(lines.get_linewidth()[0]), 1), ([], []))
+            (columns if x0 == x1 else rows).append(float(x0 if x0 == x1 else y0) + 0.5)
+    return found
+
+
+def test_the_thickest_lines_are_between_blocks_of_stacks_each_with_the_rows_of_its_images():
+    lines = ruled(vstack([DX, DY]))
+    assert lines[2.4] == ([16], [])
+    assert lines[0.7] == ([4, 8, 12, 21, 26], [5, 10, 15])
+    assert ruled(block_diag([DX, DY]).T)[2.4] == ([20], [16])
+    assert ruled(2 * vstack([hstack([DX, -DX]), 3 * hstack([DX, DX])]))[2.4] == ([16], [20])
+
+
+def test_thick_lines_are_between_the_channels_of_three_axes_or_more():
+    assert ruled(identity((2, 3, 4)))[1.6] == ([12], [12])
+    assert ruled(Conv1d(np.ones((2, 3, 2)), 4) + Conv1d(np.ones((2, 3, 2)), 4))[0.7] == ([3], [4, 8])
+
+
+COUNTED = {
+    "multiple": 2 * DX,
+    "stack": vstack([DX, 2 * DY, vstack([DX, Diagonal(2.0, (4, 5))])]),
+    "stack beside": hstack([DX.T, DY.T]),
+    "blocks": block_diag([DX, DY.T, Pad((4, 5), 2, padding_mode="reflect")]),
+    "blocks of stacks": block_diag([vstack([DX, DX]), hstack([DY, DY])]),
+    "diagonal": identity((4, 5)),
+    "pad": Pad((4, 5), 2, padding_mode="circular"),
+    "crop": Pad((4, 5), ((1, -1), (2, 3))).T,
+    "downsample": convmat.Downsample((7, 5), (2, 3), channels=2),
+    "upsample": convmat.Downsample((7, 5), (2, 3), channels=2).T,
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_entries_are_counted_from_parts_as_in_the_explicit_matrix(name, data):
+    A = COUNTED[name]
+    height, width = (data.draw(st.integers(1, size)) for size in A.shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageOperator, "_small", lambda self: False)  # no part is counted in its matrix
+        found = A._cells(pattern.edges(A.shape[0], height).tolist(), pattern.edges(A.shape[1], width).tolist())
+    np.testing.assert_array_equal(found, binned(A.tosparse(), height, width))
+    np.testing.assert_array_equal(pattern.counts(A, height, width), found)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_counts_of_random_expressions_are_those_of_the_explicit_matrix(seed):
+    A, _ = tree(seed)
+    height, width = (1 + seed % size for size in A.shape)
+    np.testing.assert_array_equal(pattern.counts(A, height, width), binned(A.tosparse(), height, width))
+
+
+def test_a_stack_that_would_not_fit_in_memory_is_drawn_as_counts():
+    size = (10**6, 10**6)
+    A = vstack([Conv2d([[1.0, -1.0]], size), 3 * Conv2d([[1.0], [-1.0]], size), identity(size)])
+    image = plot.matrix(A, Figure().add_subplot(), resolution=100)
+    assert image.get_array().sum() == sum(part.nnz for part in (A.parts()[0], A.parts()[1].of, A.parts()[2]))
+
+
+def test_a_large_matrix_that_cannot_be_counted_is_built():
+    A = DX.T @ DX
+    image = plot.matrix(A, resolution=10)
+    np.testing.assert_array_equal(image.get_array().filled(0), binned(A.tosparse(), 10, 10))
+
+
+def test_stacks_of_stacks_of_the_same_parts_are_not_walked_part_by_part():
+    """2^40 blocks: counting them, or ruling between them, would not end."""
+    A = Conv1d([1.0], 1)
+    for _ in range(20):
+        A = vstack([hstack([A, A]), 2 * hstack([A, A])])
+    assert A._cells([0, A.shape[0]], [0, A.shape[1]]) is None
+    assert pattern.blocks(A) == [(A, (0, 0))]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_overlap_of_other_operators_is_the_number_of_entries_in_each_column(seed):
+    A, _ = tree(seed)
+    drawn = plot.overlap(A, Figure().add_subplot()).get_array()
+    counts = np.diff(A.tosparse("csc").indptr).reshape(A.input_shape)
+    np.testing.assert_array_equal(drawn, np.hstack(list(counts)) if counts.ndim == 3 else np.atleast_2d(counts))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_spectrum_of_other_operators_encloses_the_norm(seed):
+    A, dense = tree(seed)
+    found = Spectrum.of(A)
+    norm = np.linalg.norm(dense, 2)
+    assert found.bounds[0] <= norm * (1 + 1e-5)
+    assert norm <= found.bounds[1] * (1 + 1e-5)
+    assert plot.spectrum(A, Figure().add_subplot()).get_title() == f"Sum: {dense.shape[0]} x {dense.shape[1]}"
 
 
 @pytest.mark.parametrize("transpose", ["side-by-side", "only", "none"])
@@ -432,6 +582,11 @@ SHAPES = {
     "large and wide": Conv1d(np.ones(3), 1000, stride=2),
     "large and tall": Conv2d(np.ones((3, 3)), (60, 20)),
     "planes": Conv3d(np.ones((2, 2, 2)), (3, 3, 3)),
+    "stack": vstack([DX, DY]),
+    "sum of channels": 0.25 * Conv2d(normal((2, 2, 3, 3)), (4, 5), padding=1) + identity((2, 4, 5)),
+    "complex": Diagonal(normal(6) + 1j, 6),
+    "large stack": vstack([Conv2d([[1.0, -1.0]], (30, 30)), Conv2d([[1.0], [-1.0]], (30, 30))]),
+    "many planes": Separable((12, 9, 3), [None, np.tri(9), None]),
 }
 
 
@@ -478,6 +633,10 @@ def test_grids_of_the_arithmetic_stand_below_each_other_where_that_makes_them_re
     assert below.cell >= 0.22
 
 
+HUGE = Conv2d(np.ones((1000, 1, 3, 3)), (2000, 2000))
+"""A matrix of 3.6 10^10 entries."""
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [
@@ -493,6 +652,10 @@ def test_grids_of_the_arithmetic_stand_below_each_other_where_that_makes_them_re
          lambda: plot.spectrum(Conv1d(np.ones(3), 10**12).T)),
         (MemoryError, "25 frames of .* pixels needs .* a smaller dpi, .* an .mp4",
          lambda: plot.animate(Conv2d(np.ones((1, 1)), (5, 5)), "a.gif", dpi=10**5)),
+        (MemoryError, "A is of type Chain, whose entries are known from its matrix alone.* smaller images",
+         lambda: plot.matrix(HUGE.T @ HUGE)),
+        (MemoryError, "A is of type Chain, whose entries are known from its matrix alone.* smaller images",
+         lambda: plot.overlap(HUGE.T @ HUGE)),
         (ValueError, "A has a grid of 200000 cells, .* a smaller input",
          lambda: plot.animate(Conv2d(np.ones((3, 3)), (200000, 200000)), "a.gif")),
         (ValueError, "A has a grid of 200002 cells, .* a smaller input",
@@ -527,6 +690,9 @@ A4 = Conv2d(np.ones((4, 2, 3, 3)), (5, 5), groups=2)
         (TypeError, "A is of type int: it must be one of convmat's", lambda: plot.arithmetic(3, 0)),
         (TypeError, "A is of type int: it must be one of convmat's", lambda: plot.animate(3, "a.gif")),
         (TypeError, "A is of type int: it must be one of convmat's", lambda: plot.spectrum(3)),
+        (TypeError, "A is of type Sum: it must be one of convmat's conv", lambda: plot.arithmetic(A2 + A2, (0, 0))),
+        (TypeError, "A is of type Scaled: it must be one of convmat's conv", lambda: plot.animate(2 * A2, "a.gif")),
+        (ValueError, "labels='taps': the entries of a Sum are no taps", lambda: plot.matrix(A2 + A2, labels="taps")),
         (ValueError, "labels='tap' must be one of 'auto', 'taps'", lambda: plot.matrix(A2, labels="tap")),
         (ValueError, "resolution=0 must be at least 1", lambda: plot.matrix(A2, resolution=0)),
         (ValueError, "A has 3 spatial axes: its arithmetic", lambda: plot.arithmetic(A3, (0, 0, 0))),

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _NUMBERED = 24
 """Rows and columns up to which the counts are written in the cells."""
 
-_NAMED = 4
-"""Planes that have a name below them."""
+_PLANES = 5
+"""Planes that have their number below them, at most."""
 
 _BYTES = 80
 """That matplotlib takes to draw a count, and counting takes for a read of a border."""
@@ -97,8 +97,9 @@ def overlap(A: ImageOperator, ax: Axes | None = None, *, title: str | None = Non
     if len(size) == 3:
         planes, _, width = size
         ax.vlines(np.arange(1, planes) * width - 0.5, -0.5, rows - 0.5, color="white", linewidth=2)
-        named = np.arange(0, planes, -(-planes // _NAMED))
-        ax.set_xticks(named * width + (width - 1) / 2, labels=[f"plane {plane}" for plane in named])
+        numbered = np.arange(0, planes, -(-planes // _PLANES))
+        ax.set_xticks(numbered * width + (width - 1) / 2, labels=map(str, numbered))
+        ax.set_xlabel("plane")
     if rows == 1:
         ax.set_yticks([])
     added = is_layer(A) and Layer.of(A).transposed
