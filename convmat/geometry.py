@@ -162,7 +162,18 @@ class Geometry:
         return html.page(str(self), self.shape, self.cells)
 
     def cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
-        """Stored entries in each cell of a grid, see `convmat.occupancy`; None where counting would take long."""
+        """Stored entries in each cell of a grid, see `convmat.occupancy`.
+
+        Parameters
+        ----------
+        row_edges, column_edges : sequence of int
+            Where the cells begin, and where the last one ends.
+
+        Returns
+        -------
+        ndarray or None
+            None where counting would take long.
+        """
         return entries_in_cells(self, row_edges, column_edges) if counted_quickly(self) else None
 
 

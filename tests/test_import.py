@@ -93,3 +93,9 @@ def test_version_is_a_release_number():
 
 def test_pictures_need_no_import_of_their_own():
     assert run("import convmat; print(convmat.plot.psnr([0.0], [0.1]))").strip()
+
+
+def test_import_takes_no_fourier_transforms_along():
+    _, everything = json.loads(run(LIST.replace('.partition(".")[0]', "")))
+    assert "scipy.sparse.linalg" in everything
+    assert "scipy.fft" not in everything

@@ -94,7 +94,7 @@ def test_what_is_allocated_is_about_what_was_asked_for(monkeypatch, name):
         check(what, needed, instead)
 
     for module in (
-        "matrix", "spectrum.symbol", "spectrum.bases", "spectrum.bounds",
+        "matrix", "products.symbol", "spectrum.bases", "spectrum.bounds",
         "solve.inverses.cosine", "solve.inverses.kronecker", "solve.inverses.problem",
     ):  # fmt: skip
         monkeypatch.setattr(f"convmat.{module}.check_bytes", note)

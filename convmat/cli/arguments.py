@@ -1,4 +1,7 @@
-"""What the user writes -> what `Conv2d` takes: sizes, channels, paddings, and the layer that they describe."""
+"""What the user writes -> what `Conv2d` takes: sizes, channels, paddings, and the layer that they describe.
+
+Or a file of `convmat.save`, in place of all these.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 import convmat
+from convmat.cli import text
 from convmat.geometry import Geometry, Padding, as_weight, conv_geometry, conv_transpose_geometry
 from convmat.taps import EXTENSIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convmat.operators import Convolution
+    from convmat.operators import Convolution, ImageOperator
 
 EXAMPLES = """\
 The number of sizes of --input is the number of axes, 1 to 3. Options mean what
@@ -90,13 +94,32 @@ class Layer:
         operator: Convolution = getattr(convmat, self.kind)(weight, **self.arguments)
         return operator
 
+    @classmethod
+    def of(cls, A: Convolution) -> Layer:
+        """The layer that an operator is."""
+        from convmat.operators import ConvTranspose
 
-def add_geometry(parser: argparse.ArgumentParser) -> None:
+        geometry, transposed = A.geometry, isinstance(A, ConvTranspose)
+        names = ("stride", "padding", "dilation", "groups", "padding_mode", "flip")
+        sizes = {"input_size": geometry.input_size}
+        if transposed:
+            sizes = {"input_size": geometry.output_size, "output_size": geometry.input_size}
+        return cls(geometry, transposed, A.weight, 0, {name: getattr(geometry, name) for name in names} | sizes)
+
+
+def add_operator(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe a layer, and the file that may take their place."""
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE",
+                        help="a file of convmat.save, with any operator, instead of a layer")  # fmt: skip
+    add_geometry(parser, required=False)
+
+
+def add_geometry(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the options that describe a layer."""
     options = parser.add_argument_group("the layer")
-    options.add_argument("--input", type=sizes, required=True, metavar="SIZE",
+    options.add_argument("--input", type=sizes, required=required, metavar="SIZE",
                          help="size of what goes in, 28 or 28x28 or 8x8x8")  # fmt: skip
-    kernel = options.add_mutually_exclusive_group(required=True)
+    kernel = options.add_mutually_exclusive_group(required=required)
     kernel.add_argument("--kernel", type=sizes, metavar="SIZE", help="kernel size, 3 or 3x3")
     kernel.add_argument("--weight", type=Path, metavar="FILE",
                         help="a .npy file with the weight, (out, in/groups, kernel) or the kernel alone")  # fmt: skip
@@ -117,6 +140,35 @@ def add_geometry(parser: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--output-size", type=sizes, metavar="SIZE", help="that size itself")
     options.add_argument("--seed", type=int, default=0, help="of the random weights (default 0)")
+
+
+def layer_or_operator(parsed: Namespace) -> Layer | ImageOperator:
+    """The layer that the parsed options describe, or the operator in the file; a convolution in a file is a layer.
+
+    Raises
+    ------
+    BadArgument
+        If they describe none, both are given, or the file cannot be read.
+    """
+    if parsed.file is None:
+        if parsed.input is None:
+            raise BadArgument("the following arguments are required: --input, or the file of an operator")
+        if parsed.kernel is None and parsed.weight is None:
+            raise BadArgument("one of the arguments --kernel --weight is required")
+        return layer(parsed)
+    empty = argparse.ArgumentParser()
+    add_geometry(empty, required=False)
+    for name, default in vars(empty.parse_args([])).items():
+        if getattr(parsed, name) != default:
+            file = text.printable(str(parsed.file))
+            raise BadArgument(f"--{name.replace('_', '-')} describes a layer, and {file} is one: give one of them")
+    from convmat.operators import Convolution
+
+    try:
+        operator = convmat.load(parsed.file)
+    except (OSError, TypeError, ValueError) as error:
+        raise BadArgument(text.printable(str(error))) from error
+    return Layer.of(operator) if isinstance(operator, Convolution) else operator
 
 
 def layer(parsed: Namespace) -> Layer:

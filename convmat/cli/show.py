@@ -1,4 +1,7 @@
-"""``convmat show``: the geometry, its formulas with the numbers put in, and the matrix as characters."""
+"""``convmat show``: the geometry, its formulas with the numbers put in, and the matrix as characters.
+
+Of an operator in a file, its parts and the matrix: `convmat.cli.parts`.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,19 @@ def add(commands: Any) -> None:
         "show",
         help="print a layer: geometry, formulas, the matrix and its transpose as characters",
         description="Print a layer: its geometry, its formulas with the numbers put in, and the matrix and its "
-                    "transpose as characters, aggregated to the width of the terminal where they are large. Nothing "
-                    "large is built, at any size.",
+                    "transpose as characters, aggregated to the width of the terminal where they are large; of any "
+                    "other operator in a file, its parts and the matrix. Nothing large is built, at any size.",
         epilog=arguments.EXAMPLES,
     )  # fmt: skip
-    arguments.add_geometry(parser)
+    arguments.add_operator(parser)
     parser.add_argument("--picture", choices=("auto", "taps", *text.STYLES, "none"), default="auto",
                         help="auto: the tap of each entry if that fits, or else a dot where there is an entry, of "
                              "braille characters if they can be printed")  # fmt: skip
     parser.add_argument("--width", type=int, metavar="COLUMNS", help="of the output (default: of the terminal, or 80)")
     parser.add_argument("--height", type=int, default=50, metavar="LINES", help="of each picture (default 50)")
     parser.add_argument("--json", action="store_true", help="print one JSON document: shape, nnz, density, csr_bytes, "
-                        "geometry, and the number of entries in each cell of a picture")  # fmt: skip
+                        "geometry, and the number of entries in each cell of a picture; of an operator that is no "
+                        "layer: shape, nnz, parts, picture")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -47,12 +51,17 @@ def run(parsed: Namespace) -> None:
         raise arguments.BadArgument(f"--width {parsed.width} must be at least 40")
     if parsed.height < 4:
         raise arguments.BadArgument(f"--height {parsed.height} must be at least 4")
-    layer = arguments.layer(parsed)
+    shown = arguments.layer_or_operator(parsed)
     width = text.terminal_width(parsed.width)
-    if parsed.json:
-        print(json.dumps(document(layer, width, parsed.height)))
-        return
-    print("\n".join([*report(layer, parsed.picture, width, parsed.height)]))
+    if isinstance(shown, Layer):
+        told = document(shown, width, parsed.height) if parsed.json else None
+        lines = report(shown, parsed.picture, width, parsed.height)
+    else:
+        from convmat.cli import parts
+
+        told = parts.document(shown, width, parsed.height) if parsed.json else None
+        lines = parts.report(shown, parsed.picture, width, parsed.height)
+    print("\n".join(lines) if told is None else json.dumps(told))
 
 
 def report(layer: Layer, picture: str, width: int, height: int) -> Iterator[str]:
@@ -142,13 +151,9 @@ def _picture(layer: Layer, name: str, transposed: bool, picture: str, width: int
     if picture == "taps" or (picture == "auto" and by_tap):
         yield from _taps(layer, name, transposed, width)
         return
-    style = text.STYLES[("ascii" if text.ascii_only() else "braille") if picture == "auto" else picture]
+    style = text.style_of(picture)
     grid = text.Grid.fitting(shape, style, width, height)
-    dots = _counts(layer, transposed, grid) > 0
-    cell = f"{shape[0] / dots.shape[0]:.4g} x {shape[1] / dots.shape[1]:.4g}"
-    what = "a dot is an entry" if grid.exact else f"a dot where any of {cell} entries is stored"
-    yield from text.entry(name, f"{shape[0]} x {shape[1]}; {what}", width).splitlines()
-    yield from text.framed(dots.astype(np.bool_), style)
+    yield from text.pattern(name, _counts(layer, transposed, grid), grid, style, width)
 
 
 def _counts(layer: Layer, transposed: bool, grid: text.Grid) -> NDArray[Any]:

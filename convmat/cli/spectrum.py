@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from convmat.operators import Convolution
+    from convmat.operators import ImageOperator
 
 _BARS = 60
 """Characters of the picture of the singular values."""
@@ -27,12 +27,12 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "spectrum",
         help="singular values, rank and condition number, or proven bounds of the norm",
-        description="Print the largest and smallest singular value, rank and condition number of a layer where all "
-        "singular values can be computed (circular padding, kernels of rank one, small layers), and certified bounds "
-        "of the norm everywhere. Without --weight the weights are random (--seed).",
+        description="Print the largest and smallest singular value, rank and condition number of a layer, or of any "
+        "operator in a file, where all singular values can be computed (circular padding, kernels of rank one, small "
+        "layers), and certified bounds of the norm everywhere. Without --weight the weights are random (--seed).",
         epilog=arguments.EXAMPLES,
     )
-    arguments.add_geometry(parser)
+    arguments.add_operator(parser)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="draw the singular values into this picture")
     parser.add_argument("--json", action="store_true", help="print one JSON document: operator, shape, norm (lower and "
                         "upper bound), exact, and, if exact, count, largest, smallest, rank, condition (null if "
@@ -42,28 +42,27 @@ def add(commands: Any) -> None:
 
 def run(parsed: Namespace) -> None:
     """Run the command."""
-    layer = arguments.layer(parsed)
-    A = layer.operator()
-    if not np.isfinite(A.weight).all():
-        raise arguments.BadArgument(
-            f"--weight {parsed.weight} has entries that are NaN or infinite: no singular values"
-        )
+    given = arguments.layer_or_operator(parsed)
+    A = given.operator() if isinstance(given, arguments.Layer) else given
     figure = None if parsed.output is None else _figure(parsed.output)
     with Progress("singular values"):
         sigma = singular_values(A)
-    facts: dict[str, Any] = {"operator": layer.kind, "shape": A.shape, "exact": sigma is not None}
+    facts: dict[str, Any] = {"operator": type(A).__name__, "shape": A.shape, "exact": sigma is not None}
     if sigma is None:
         from convmat import norm_bounds
 
         with Progress("bounds of the norm"):
-            facts["norm"] = norm_bounds(A)
+            try:
+                facts["norm"] = norm_bounds(A)
+            except ValueError as error:  # a number that is not finite
+                raise arguments.BadArgument(str(error)) from error
     else:
         facts |= {"norm": (float(sigma[0]), float(sigma[0])), **exact_facts(sigma, A.shape)}
     if parsed.json:
         print(json.dumps(facts))
     else:
         width = text.terminal_width()
-        print(text.entry("operator", f"{layer.kind}, {A.shape[0]} x {A.shape[1]}, {_weights(layer)}", width))
+        print(text.entry("operator", f"{facts['operator']}, {A.shape[0]} x {A.shape[1]}, {_numbers(given)}", width))
         for name, value in _lines(facts, sigma):
             print(text.entry(name, value, width))
     if figure is not None:
@@ -86,13 +85,13 @@ def _figure(path: Path) -> Figure:
     return figure
 
 
-def singular_values(A: Convolution) -> NDArray[Any] | None:
+def singular_values(A: ImageOperator) -> NDArray[Any] | None:
     """All of them, or None where A has no structure for it and is large."""
     import convmat
 
     try:
         values: NDArray[Any] = convmat.singular_values(A)
-    except ValueError:
+    except (TypeError, ValueError):
         return None
     return values
 
@@ -140,5 +139,7 @@ def _lines(facts: dict[str, Any], sigma: NDArray[Any] | None) -> list[tuple[str,
     ]
 
 
-def _weights(layer: arguments.Layer) -> str:
-    return f"random weights, seed {layer.seed}" if layer.weight is None else f"weights in {layer.dtype.name}"
+def _numbers(given: arguments.Layer | ImageOperator) -> str:
+    if isinstance(given, arguments.Layer) and given.weight is None:
+        return f"random weights, seed {given.seed}"
+    return f"weights in {given.dtype.name}"

@@ -78,6 +78,19 @@ def framed(dots: NDArray[np.bool_], style: Style) -> list[str]:
     return [top_left + bar + top_right, *(side + row + side for row in lines), low_left + bar + low_right]
 
 
+def pattern(name: str, entries: NDArray[Any], grid: Grid, style: Style, width: int) -> list[str]:
+    """A matrix as dots, with a line that says what a dot is, from the number of entries in each cell of a grid."""
+    rows, columns = grid.rows[-1], grid.columns[-1]
+    cell = f"{rows / entries.shape[0]:.4g} x {columns / entries.shape[1]:.4g}"
+    what = "a dot is an entry" if grid.exact else f"a dot where any of {cell} entries is stored"
+    return [*entry(name, f"{rows} x {columns}; {what}", width).splitlines(), *framed(entries > 0, style)]
+
+
+def style_of(picture: str) -> Style:
+    """The style of that name; with "auto", braille characters if they can be printed."""
+    return STYLES[("ascii" if ascii_only() else "braille") if picture == "auto" else picture]
+
+
 def bars(values: NDArray[Any], ascii_only: bool) -> str:
     """Values from 0 to 1 as bars, one character each."""
     marks = _ASCII_BARS if ascii_only else _BARS

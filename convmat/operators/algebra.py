@@ -20,6 +20,7 @@ from scipy import sparse
 from convmat.geometry import as_weight
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators.base import Algebra, ImageOperator, parts_of
+from convmat.operators.convolution import Convolution
 from convmat.operators.layers import Diagonal, Rearrange
 from convmat.operators.stencils import added
 
@@ -119,9 +120,21 @@ class Chain(ImageOperator):
         return self._factors
 
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        for factor in reversed(self._factors):
-            x = factor._forward(x)
+        for factor, twice in self._steps:
+            x = factor._normal(x) if twice else factor._forward(x)
         return x
+
+    @functools.cached_property
+    def _steps(self) -> list[tuple[ImageOperator, bool]]:
+        """The factors, the first to be applied first; with whether the adjoint follows, as A^H A is one product."""
+        steps: list[tuple[ImageOperator, bool]] = []
+        for factor in reversed(self._factors):
+            before = steps[-1] if steps else None
+            if isinstance(factor, Convolution) and before and not before[1] and factor.is_adjoint_of(before[0]):
+                steps[-1] = before[0], True
+            else:
+                steps.append((factor, False))
+        return steps
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
         for factor in self._factors:

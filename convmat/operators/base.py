@@ -70,7 +70,8 @@ class ImageOperator(LinearOperator):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_partner"}  # made again when asked for
+        made_again = ("_partner", "_steps")
+        return {name: value for name, value in vars(self).items() if name not in made_again}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -238,6 +239,10 @@ class ImageOperator(LinearOperator):
     def _flipped(self) -> ImageOperator:
         """A new operator, A^T."""
         return _Transposed(self)
+
+    def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
+        """A^H A x: (batch, *input_shape) -> the same."""
+        return self._backward_conjugated(self._forward(x))
 
     def _transpose(self) -> ImageOperator:
         partner = self._partner()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import matrix
@@ -69,6 +70,22 @@ class Convolution(ImageOperator):
             "A x" and "A^T y" are those of the convolution, also in the table of a transposed convolution.
         """
         return self._products.explain()
+
+    def _normal(self, x: NDArray[Any]) -> NDArray[Any]:
+        fused = self._products.gram(isinstance(self, Conv))
+        if fused is None:
+            return super()._normal(x)
+        return fused(_with_channels(x, self.geometry)).reshape(x.shape)
+
+    def is_adjoint_of(self, other: ImageOperator) -> bool:
+        """Whether this is the adjoint of another convolution, to the last digit."""
+        return (
+            isinstance(other, Convolution)
+            and self.geometry == other.geometry
+            and isinstance(self, Conv) is not isinstance(other, Conv)
+            and ((self.dtype.kind != "c" and self._products is other._products)
+                 or np.array_equal(self.weight, other.weight.conj()))
+        )  # fmt: skip
 
     def _flipped(self) -> Convolution:
         return self._partners[self.geometry.ndim]._of(self._products)

@@ -1,6 +1,7 @@
 """Matrix-free products A x and A^T y, one module per method, behind one signature.
 
 `Products` owns a geometry and a weight; it makes the plan of a method when it is first needed, once per dtype.
+`symbol` and `waves` know the blocks of a layer at each frequency, and what they act on; `gram` is A^H A in one product.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from convmat.geometry import Geometry
 from convmat.products import plan
 from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
+from convmat.products.gram import Images, gram
 from convmat.products.matrix import MatrixProduct
 from convmat.products.separable import Separable, separable_rank
 from convmat.products.threads import workers
@@ -83,6 +85,7 @@ class Products:
         self._finite = bool(np.isfinite(weight).all())
         self._chosen: tuple[str, str] | None = None
         self._plans: dict[tuple[str, np.dtype[Any]], Product] = {}
+        self._grams: dict[bool, Images | None] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,6 +114,12 @@ class Products:
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
         return self._real_and_imaginary(y, self.methods[1], lambda plan, part: plan.transpose(part))
+
+    def gram(self, forward: bool) -> Images | None:
+        """T^H T as one product, for A or for its transpose; None where that is not cheaper than two."""
+        if forward not in self._grams:
+            self._grams[forward] = gram(self.geometry, self.weight, self.methods, forward)
+        return self._grams[forward]
 
     def explain(self) -> str:
         """What was chosen and why: the expected cost and the work memory of each method."""

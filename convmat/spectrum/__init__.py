@@ -2,7 +2,7 @@
 
 ========================== ================================================================================
 `scaling`, `trees`         powers of two that keep squares finite, for arrays and for trees of operators
-`symbol`, `waves`, `torus` the blocks of a periodic layer, what they act on, and bounds by embedding
+`torus`                    bounds by embedding in a torus
 `values`                   all singular values, by structure
 `bases`, `decomposition`   the SVD as operators
 `bounds`, `norms`          proven bounds on the norm, of a convolution and of any operator

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry
 from convmat.matrix import check_bytes
 from convmat.spectrum.scaling import times_power
-from convmat.spectrum.symbol import symbol
+from convmat.products.symbol import symbol
 from convmat.spectrum.values import each_piece, outer
-from convmat.spectrum.waves import Waves
+from convmat.products.waves import Waves
 
 _Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """U, sigma, V^H of one matrix."""

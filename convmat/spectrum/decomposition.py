@@ -1,4 +1,4 @@
-"""The singular value decomposition of a convolution, as operators."""
+"""The singular value decomposition as operators."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.operators import Convolution, ConvTranspose, ImageOperator
+from convmat.operators.layers import Diagonal
+from convmat.operators.simplification import simplify
 from convmat.products.threads import blas_on_one_thread
 from convmat.spectrum.bases import Bases, DenseBases, KroneckerBases, TransposedBases, WaveBases
 from convmat.spectrum.scaling import as_dtype, as_float, times_power
+from convmat.spectrum.trees import core_of
 from convmat.spectrum.values import (
+    check_operator,
     check_values,
     convolution,
     dense_groups,
+    dense_matrix,
     descending,
     kronecker,
+    near_operator,
     scaled_kernel,
-)
-from convmat.spectrum.waves import Waves
+)  # fmt: skip
+from convmat.products.waves import Waves
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 _Map = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @blas_on_one_thread()
-def svd(A: Convolution) -> SVD:
-    r"""The singular value decomposition of a convolution, as operators.
+def svd(A: ImageOperator) -> SVD:
+    r"""The singular value decomposition of a convolution, or of what simplifies to one, as operators.
 
     Parameters
     ----------
-    A : Conv1d, Conv2d, Conv3d or their transposes
-        Those of `singular_values`.
+    A : ImageOperator
+        After `simplify`, and between reshapes: a convolution or a transposed one of those of `singular_values`, a
+        `Diagonal`, or any operator with a dense matrix of at most 2^22 entries.
 
     Returns
     -------
@@ -44,7 +51,7 @@ def svd(A: Convolution) -> SVD:
     Raises
     ------
     TypeError
-        If A is not one of these operators.
+        If A is not an operator on images.
     ValueError
         If it has no structure to use and is too large for a dense decomposition, or its weight is not finite.
     MemoryError
@@ -75,21 +82,31 @@ def svd(A: Convolution) -> SVD:
     >>> np.allclose(svd(L).pinv().apply(L.apply(u)), u)
     True
     """
-    conv = convolution(A)
+    check_operator(A)
     check_values(A.shape)
-    geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
-    bases: Bases
-    if (waves := Waves.of(geometry, kernel)) is not None:
-        bases = WaveBases.of(waves, geometry, kernel, exponents)
-    elif (terms := kronecker(geometry, kernel)) is not None:
-        bases = KroneckerBases.of(geometry, terms, exponents)
-    else:
-        bases = DenseBases.of(dense_groups(geometry, kernel), exponents)
+    near, exponent = near_operator(A)
+    bases = _bases(core_of(simplify(near), moved=False), exponent)
     values = descending(bases.values(), A)
     values.flags.writeable = False
-    if isinstance(A, ConvTranspose):
-        bases = TransposedBases(bases)
     return SVD(A.shape, A.dtype, values, bases, (A.input_shape, A.output_shape))
+
+
+def _bases(A: ImageOperator, exponent: int) -> Bases:
+    """Those of 2^exponent A."""
+    if isinstance(A, ConvTranspose):
+        return TransposedBases(_bases(convolution(A), exponent))
+    if isinstance(A, Diagonal):
+        entries = np.broadcast_to(A.values, A.input_shape).reshape(-1, 1, 1)
+        return DenseBases.of(list(entries), np.full(len(entries), exponent))
+    if not isinstance(A, Convolution):
+        return DenseBases.of([dense_matrix(A)], np.full(1, exponent))
+    geometry, (kernel, powers) = A.geometry, scaled_kernel(A)
+    exponents = powers + exponent
+    if (waves := Waves.of(geometry, kernel)) is not None:
+        return WaveBases.of(waves, geometry, kernel, exponents)
+    if (terms := kronecker(geometry, kernel)) is not None:
+        return KroneckerBases.of(geometry, terms, exponents)
+    return DenseBases.of(dense_groups(geometry, kernel), exponents)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,7 +131,7 @@ class SVD:
 
     def __repr__(self) -> str:
         largest = float(self.singular_values[0])
-        return f"<SVD of a {self.shape[0]} x {self.shape[1]} {self.dtype} convolution, sigma_1 = {largest:.6g}>"
+        return f"<SVD of a {self.shape[0]} x {self.shape[1]} {self.dtype} operator, sigma_1 = {largest:.6g}>"
 
     def function(self, f: Function) -> ImageOperator:
         """U diag(f(sigma)) V^H, of the shape of A: a change of the singular values alone.

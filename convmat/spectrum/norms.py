@@ -35,7 +35,8 @@ from convmat.spectrum.bounds import (
 )  # fmt: skip
 from convmat.spectrum.lanczos import largest
 from convmat.spectrum.torus import EPS
-from convmat.spectrum.trees import check_finite, in_double, numbers_of, parts_of, rebuilt, same, scaled_operator
+from convmat.spectrum.trees import half_of, in_double, numbers_of, parts_of, rebuilt, scaled_operator
+from convmat.spectrum.values import check_operator
 from convmat.taps import ZERO, Axis
 
 Bounds = tuple[float, float]
@@ -167,21 +168,16 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     >>> bool(upper <= 1.01 * lower), bool(upper < 0.9 * (norm_bounds(A)[1] + norm_bounds(S)[1]))
     (True, True)
     """
-    if not isinstance(A, ImageOperator):
-        raise TypeError(
-            f"A is of type {type(A).__name__}: it must be one of convmat's operators on images (a convolution, a "
-            f"layer, and products, sums and stacks of them)"
-        )
+    check_operator(A)
     if not isinstance(rtol, int | float | np.number) or isinstance(rtol, bool) or not rtol > 0:
         raise ValueError(f"rtol={rtol!r} must be a positive number")
-    check_finite(A)
     near, exponent = scaled_operator(in_double(A))
     return outwards(*_bounds(near, float(min(max(rtol, 1e-12), 1.0))), exponent)
 
 
 def _bounds(A: ImageOperator, rtol: float) -> Bounds:
     """Those of the simplified operator, the lower one measured where its structure says too little."""
-    if (half := _half(A)) is not None:
+    if (half := half_of(A)) is not None:
         return _squared(_bounds(half, rtol / 2))
     B = simplify(A)
     lower, upper = _known(B, rtol)
@@ -195,7 +191,7 @@ def _bounds(A: ImageOperator, rtol: float) -> Bounds:
 
 def _known(A: ImageOperator, rtol: float) -> Bounds:
     """What the structure says."""
-    if (half := _half(A)) is not None:
+    if (half := half_of(A)) is not None:
         return _squared(_known(half, rtol / 2))
     if isinstance(A, Chain | Sum | Blocks) and math.prod(A.shape) <= SMALL and _entries(A) <= CHEAP:
         away = rounding(A).error
@@ -207,15 +203,6 @@ def _known(A: ImageOperator, rtol: float) -> Bounds:
 
 def _rule(table: dict[type[ImageOperator], Any], A: ImageOperator) -> Any:
     return next(table[kind] for kind in type(A).__mro__ if kind in table)
-
-
-def _half(A: ImageOperator) -> ImageOperator | None:
-    """B, if A is B^H B."""
-    parts = A.factors() if isinstance(A, Chain) else ()
-    middle = len(parts) // 2
-    if not parts or len(parts) % 2 or not all(same(parts[i], parts[-1 - i].H) for i in range(middle)):
-        return None
-    return Chain(*parts[middle:])
 
 
 def _entries(A: ImageOperator) -> int:

@@ -112,6 +112,28 @@ def _equal(m: Any, n: Any) -> bool:
 _KNOWN = (Convolution, Diagonal, Separable, Rearrange, IndexMap, Scaled, Chain, Sum, Blocks)
 
 
+def half_of(A: ImageOperator) -> ImageOperator | None:
+    """B, if A is the product B^H B."""
+    parts = A.factors() if isinstance(A, Chain) else ()
+    middle = len(parts) // 2
+    if not parts or len(parts) % 2 or not all(same(parts[i], parts[-1 - i].H) for i in range(middle)):
+        return None
+    return Chain(*parts[middle:])
+
+
+def core_of(A: ImageOperator, *, moved: bool) -> ImageOperator:
+    """A without the reshapes before and after it; if `moved`, without transpositions of axes either."""
+    parts = list(A.factors()) if isinstance(A, Chain) else [A]
+    for end in (0, -1):
+        while len(parts) > 1 and isinstance(parts[end], Rearrange) and (moved or _keeps_order(parts[end])):
+            del parts[end]
+    return parts[0] if len(parts) == 1 else Chain(*parts)
+
+
+def _keeps_order(A: ImageOperator) -> bool:
+    return isinstance(A, Rearrange) and list(A.order) == sorted(A.order)
+
+
 # near one -------------------------------------------------------------------------------------------------------------
 
 

@@ -14,14 +14,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from convmat import matrix
 from convmat.geometry import Geometry
-from convmat.operators import Convolution, ConvTranspose
+from convmat.operators import Convolution, ConvTranspose, ImageOperator
+from convmat.operators.algebra import BlockDiagonal, Scaled
+from convmat.operators.layers import Diagonal, Rearrange, Separable
+from convmat.operators.simplification import simplify
 from convmat.products.threads import Pool, blas_on_one_thread, workers
 from convmat.spectrum.scaling import as_dtype, near_one, times_power
-from convmat.spectrum.symbol import Symbol, periodic, pieces, symbol
-from convmat.spectrum.waves import Waves
+from convmat.products.symbol import Symbol, periodic, pieces, symbol
+from convmat.spectrum.trees import check_finite, core_of, half_of, in_double, scaled_operator
+from convmat.products.waves import Waves
 
 ROUNDING = 8
 """Rounding errors by which a kernel of rank one may differ from one, relative."""
@@ -33,13 +38,15 @@ _INSTEAD = "norm_bounds(A) encloses the largest, scipy.sparse.linalg.svds(A, k) 
 
 
 @blas_on_one_thread()
-def singular_values(A: Convolution) -> NDArray[Any]:
-    r"""All singular values of a convolution or a transposed convolution.
+def singular_values(A: ImageOperator) -> NDArray[Any]:
+    r"""All singular values of a convolution, or of what simplifies to something of which they are known.
 
     Parameters
     ----------
-    A : Conv1d, Conv2d, Conv3d or their transposes
-        Any of these:
+    A : ImageOperator
+        After `simplify`, and between reshapes and transpositions of axes: a `Diagonal`; a `Separable`, whose axis
+        matrices have at most 2^22 entries each; blocks of these along the diagonal; :math:`B^H B` of these; any
+        operator with a dense matrix of at most 2^22 entries; or a convolution or a transposed one that is any of these:
 
         - block diagonal in waves, with any dilation, groups and channels. Each axis is
 
@@ -62,9 +69,9 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     Raises
     ------
     TypeError
-        If A is not one of these operators.
+        If A is not an operator on images.
     ValueError
-        If A is none of the three, or its weight is not finite.
+        If A is none of these, or its weight is not finite.
     MemoryError
         If the blocks of all frequencies do not fit in memory.
 
@@ -129,8 +136,33 @@ def singular_values(A: Convolution) -> NDArray[Any]:
     >>> np.allclose(singular_values(L), -LaplacianNd((300, 200), boundary_conditions="neumann").eigenvalues())
     True
     """
-    conv = convolution(A)
+    check_operator(A)
     check_values(A.shape)
+    near, exponent = near_operator(A)
+    return descending(times_power(_values(near), exponent), A)
+
+
+def near_operator(A: ImageOperator) -> tuple[ImageOperator, int]:
+    """A near one, all in the precision of A, and the exponent; a convolution as it is, to be scaled group by group."""
+    if isinstance(A, Convolution):
+        return A, 0
+    return scaled_operator(in_double(A) if A.dtype in (np.float64, np.complex128) else A)
+
+
+def _values(A: ImageOperator) -> NDArray[np.float64]:
+    """All values that are not 0, and zeros, in any order. (n,)"""
+    if isinstance(A, Scaled):
+        return _values(A.of) * float(abs(A.factor))
+    if (half := half_of(A)) is not None:  # before a diagonal in it joins one side
+        return _values(half) ** 2
+    core = core_of(simplify(A), moved=True)
+    rule = next((VALUES[kind] for kind in type(core).__mro__ if kind in VALUES), None)
+    found = dense_values(core) if rule is None else rule(core)
+    return found.astype(np.float64).ravel()
+
+
+def _of_convolution(A: Convolution) -> NDArray[Any]:
+    conv = convolution(A)
     geometry, (kernel, exponents) = conv.geometry, scaled_kernel(conv)
     if (waves := Waves.of(geometry, kernel)) is not None:
         found = _wave_values(waves, symbol(geometry, kernel), kernel.dtype)
@@ -138,7 +170,67 @@ def singular_values(A: Convolution) -> NDArray[Any]:
         found = np.stack([outer([_dense_values(f) for f in factors]).ravel() for factors in terms])
     else:
         found = np.stack([_dense_values(dense) for dense in dense_groups(geometry, kernel)])
-    return descending(times_power(found.astype(np.float64), exponents), A)
+    return times_power(found.astype(np.float64), exponents)
+
+
+def _of_separable(A: Separable) -> NDArray[Any]:
+    if any(m is not None and math.prod(m.shape) > DENSE_LIMIT for m in A.matrices):
+        return dense_values(A)
+    axes = zip(A.input_shape, A.matrices, strict=True)
+    return outer([np.ones(n) if m is None else _dense_values(m.toarray() if issparse(m) else m) for n, m in axes])
+
+
+def _of_blocks(A: BlockDiagonal) -> NDArray[Any]:
+    return np.concatenate([_values(part) for part in A.parts()])
+
+
+VALUES: dict[type[ImageOperator], Callable[[Any], NDArray[Any]]] = {
+    Convolution: _of_convolution,
+    Diagonal: lambda A: np.abs(np.broadcast_to(A.values, A.input_shape)),
+    Rearrange: lambda A: np.ones(A.input_shape),
+    Separable: _of_separable,
+    Scaled: lambda A: _values(A.of) * float(abs(A.factor)),
+    BlockDiagonal: _of_blocks,
+}
+"""Kind of operator -> its singular values; those of other kinds are those of the dense matrix."""
+
+
+def check_operator(A: Any) -> None:
+    """Refuse what is no operator on images, or has NaN and infinities.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if not isinstance(A, ImageOperator):
+        raise TypeError(
+            f"A is of type {type(A).__name__}: it must be one of convmat's operators on images (a convolution, a "
+            f"layer, and products, sums and stacks of them)"
+        )
+    check_finite(A)
+
+
+def dense_values(A: ImageOperator) -> NDArray[Any]:
+    """The values of the dense matrix."""
+    return _dense_values(dense_matrix(A))
+
+
+def dense_matrix(A: ImageOperator) -> NDArray[Any]:
+    """The dense matrix.
+
+    Raises
+    ------
+    ValueError
+        If it is too large.
+    """
+    rows, cols = A.shape
+    if rows * cols > DENSE_LIMIT:
+        raise ValueError(
+            f"A ({type(A).__name__}, once simplified) is none of what has known singular values (a convolution, a "
+            f"Diagonal, a Separable, blocks along the diagonal of these, between reshapes), and its dense matrix of "
+            f"{rows} x {cols} has more than {DENSE_LIMIT} entries: of its singular values, {_INSTEAD}"
+        )
+    return A.toarray()
 
 
 def check_values(shape: tuple[int, int]) -> None:
@@ -276,10 +368,10 @@ def block_values(blocks: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.linalg.svd(blocks, compute_uv=False))
 
 
-def descending(found: NDArray[Any], A: Convolution) -> NDArray[Any]:
-    """The values in order, filled up with the zeros that no block has, in the real dtype of A."""
+def descending(found: NDArray[Any], A: ImageOperator) -> NDArray[Any]:
+    """The values in order, with all zeros that A has and no others, in the real dtype of A."""
     values = np.zeros(min(A.shape), dtype=np.empty(0, dtype=A.dtype).real.dtype)
-    values[: found.size] = as_dtype(np.sort(found, axis=None)[::-1], values.dtype)
+    values[: found.size] = as_dtype(np.sort(found, axis=None)[::-1][: values.size], values.dtype)
     return values
 
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from convmat.operators import Convolution
+from convmat.products.symbol import stored, symbol
+from convmat.products.waves import Waves
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice
 from convmat.solve.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of
-from convmat.spectrum.symbol import stored, symbol
 from convmat.spectrum.values import is_periodic
-from convmat.spectrum.waves import Waves
 
 _BLOCK_BYTES = 2**31
 """Bytes of all blocks beyond which a transform is refused."""

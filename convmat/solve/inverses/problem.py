@@ -16,7 +16,6 @@ from convmat.operators import Convolution, ImageOperator, VStack
 from convmat.operators.simplification import times
 from convmat.operators.stencils import as_convolution
 from convmat.products import Products
-from convmat.solve.inverses.gram import Images, gram
 from convmat.solve.inverses.terms import adjoint, images_of, is_forward, terms_of
 from convmat.spectrum.trees import scaled_operator
 from convmat.taps import Axis
@@ -120,13 +119,10 @@ class Problem:
     def normal(self, x: NDArray[Any]) -> NDArray[Any]:
         """(A^H A + damp^2 R^H R) x: (batch, C, N_1..N_D) -> the same."""
         result = self.shift * x
-        for product, weight in zip(self._grams, self.weights, strict=True):
-            result = result + weight**2 * product(x)
+        for term, weight in zip(self.terms, self.weights, strict=True):
+            images = x.reshape(len(x), *term.input_shape).astype(np.result_type(term.dtype, x), copy=False)
+            result = result + weight**2 * term._normal(images).reshape(x.shape)
         return result
-
-    @cached_property
-    def _grams(self) -> tuple[Images, ...]:
-        return tuple(gram(term) for term in self.terms)
 
     def right_side(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^H y: (batch, *output_shape) -> (batch, C, N_1..N_D).

@@ -20,6 +20,8 @@ from convmat.operators import (
     simplify,
 )
 from convmat.operators.base import parts_of
+from convmat.products.gram import kernel_of as _kernel_of
+from convmat.products.gram import single_kernels as _single_kernels
 
 
 class UnsupportedError(ValueError):
@@ -82,9 +84,7 @@ def is_forward(operator: Convolution) -> bool:
 
 def kernel_of(operator: Convolution) -> NDArray[Any]:
     """The kernel of the cross-correlation in double precision, conjugated for a transpose: so that A = C^H there."""
-    kernel = operator.geometry.kernel(operator.weight)
-    kernel = kernel.astype(np.result_type(kernel, np.float64))
-    return kernel if is_forward(operator) else kernel.conj()
+    return _kernel_of(operator.geometry, operator.weight, is_forward(operator))
 
 
 def single_kernels(term: Convolution) -> Iterator[tuple[int, int, NDArray[Any]]]:
@@ -95,12 +95,7 @@ def single_kernels(term: Convolution) -> Iterator[tuple[int, int, NDArray[Any]]]
     UnsupportedError
         If it mixes channels.
     """
-    kernel, groups = kernel_of(term), term.geometry.groups
-    outs, ins = len(kernel) // groups, kernel.shape[1]
-    mixed = ins if is_forward(term) else outs
-    if mixed > 1:
-        raise UnsupportedError(f"the convolution mixes {mixed} channels")
-    for out in range(len(kernel)):
-        for c in range(ins):
-            channel = (out // outs * ins + c, out)
-            yield *(channel if is_forward(term) else channel[::-1]), kernel[out, c]
+    found = _single_kernels(term.geometry, kernel_of(term), is_forward(term))
+    if found is None:
+        raise UnsupportedError("the convolution mixes channels")
+    return found

@@ -24,8 +24,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.products.symbol import Angles, multiplicity, periodic, stored
 from convmat.products.threads import workers
-from convmat.spectrum.symbol import Angles, multiplicity, periodic, stored
 from convmat.taps import Axis
 
 

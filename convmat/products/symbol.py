@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
@@ -225,5 +224,7 @@ def _along(taps: NDArray[Any], axis: int, shifts: Index, line: Angles) -> NDArra
     twist = np.exp((0.5j * np.pi / line.period) * (line.quarter * shifts % (4 * line.period)))
     for tap, q in enumerate(shifts):  # a kernel wider than the torus wraps: its taps add up
         padded[:, -q % line.period] += flat[:, tap] * twist[tap]
-    transformed = scipy.fft.fft(padded, axis=1, overwrite_x=True)[:, : line.count]
+    from scipy import fft  # only here: it takes a tenth of a second to import
+
+    transformed = fft.fft(padded, axis=1, overwrite_x=True)[:, : line.count]
     return np.asarray(transformed).reshape(*lead, line.count, *tail)
