@@ -1,4 +1,4 @@
-"""Bounds on the norms of operators made of operators, against dense linear algebra of their matrices."""
+"""Norms and singular values of operators made of operators, against dense linear algebra of their matrices."""
 
 import math
 
@@ -22,12 +22,15 @@ from convmat import (
     hstack,
     identity,
     norm_bounds,
+    singular_values,
+    svd,
     vstack,
 )  # fmt: skip
 from convmat.operators.base import ImageOperator
 from convmat.operators.resampling import average, linear
 from convmat.spectrum import bounds, norms
 from convmat.spectrum.trees import parts_of, scaled_operator
+from convmat.spectrum.values import DENSE_LIMIT
 from tests.trees import DTYPES, Trees
 
 # operators near one ---------------------------------------------------------------------------------------------------
@@ -300,3 +303,74 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand():
     for A in (NORM @ (math.nan * W), Diagonal([1.0, math.inf], 2), vstack([W, Diagonal(math.nan, (6, 24, 24))])):
         with pytest.raises(ValueError, match=r"A has a (Scaled|Diagonal) with NaN or infinite entries"):
             norm_bounds(A)
+
+
+# singular values and decompositions -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", range(0, 160, 40))
+def test_singular_values_of_random_expressions_are_those_of_the_matrix(start):
+    for seed in range(start, start + 40):
+        A, dense = Doubles(seed).tree(seed % 4, Doubles(seed + 10**6).shape())
+        truth = np.linalg.svd(dense, compute_uv=False)
+        atol = (1 + truth[0]) * (1e-11 if np.finfo(A.dtype).eps < 1e-10 else 1e-5)
+        np.testing.assert_allclose(singular_values(A), truth, rtol=0, atol=atol)
+        F = svd(A)
+        np.testing.assert_allclose(F.singular_values, truth, rtol=0, atol=atol)
+        np.testing.assert_allclose(F.operator() @ np.eye(A.shape[1]), dense, rtol=0, atol=atol)
+
+
+TORUS = Conv2d(RNG.standard_normal((3, 3, 3, 3)), (40, 40), padding=1, padding_mode="circular")
+PER_CHANNEL = Diagonal([[[2.0]], [[-0.5]], [[3.0]]], TORUS.output_shape)
+FLAT = Rearrange(TORUS.output_shape, 4800)
+
+
+def test_a_circular_convolution_is_known_between_reshapes_and_batch_norms():
+    A = FLAT @ (-2 * (PER_CHANNEL @ TORUS) + PER_CHANNEL)
+    weight = -2 * PER_CHANNEL.values[..., None] * TORUS.weight
+    weight[:, :, 1, 1] += np.diag(PER_CHANNEL.values.ravel())
+    B = Conv2d(weight, (40, 40), padding=1, padding_mode="circular")
+    assert math.prod(A.shape) > DENSE_LIMIT
+    np.testing.assert_allclose(singular_values(A), singular_values(B), rtol=1e-11)
+    F, x = svd(A), RNG.standard_normal(A.shape[1])
+    np.testing.assert_allclose(F.operator() @ x, A @ x, atol=1e-11)
+    np.testing.assert_allclose(F.pinv() @ (A @ x), x, atol=1e-9)
+    np.testing.assert_allclose(singular_values(A.H @ A), singular_values(B) ** 2, rtol=1e-11)
+
+
+def test_the_values_of_layers_have_formulas():
+    d = RNG.standard_normal((3, 40, 40))
+    rows, columns = linear(40, 90).toarray(), RNG.standard_normal((30, 40))
+    kron = np.multiply.outer(*(np.linalg.svd(m, compute_uv=False) for m in (rows, columns)))
+    for A, values in (
+        (Diagonal(d, d.shape), np.abs(d)),
+        (2j * Rearrange((3, 40, 40), order=(2, 0, 1)), np.full(4800, 2.0)),
+        (Separable((3, 40, 40), [None, rows, columns]), np.repeat(kron, 3)),
+        (Rearrange((40, 40), order=(1, 0)) @ Separable((3, 40, 40), [np.ones((1, 3)), None, None]),
+         np.full(1600, math.sqrt(3))),
+        (block_diag([Diagonal(d, d.shape), 5 * FLAT]), np.concatenate([np.abs(d).ravel(), np.full(4800, 5.0)])),
+        (block_diag([Diagonal(d, d.shape), Separable((1600,), [np.ones((1, 1600))])]),
+         np.concatenate([np.abs(d).ravel(), [40.0]])),
+    ):  # fmt: skip
+        expected = np.zeros(min(A.shape))
+        expected[: np.size(values)] = np.sort(np.ravel(values))[::-1]
+        np.testing.assert_allclose(singular_values(A), expected, atol=1e-11)
+    F, x = svd(Diagonal(d, d.shape)), RNG.standard_normal(4800)
+    np.testing.assert_allclose(F.operator() @ x, d.ravel() * x, atol=1e-12)
+    np.testing.assert_allclose(F.pinv() @ (d.ravel() * x), x, atol=1e-8)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_values_of_extreme_trees_are_those_of_the_matrix(scale):
+    A = PER_CHANNEL @ (scale * TORUS)
+    expected = singular_values(PER_CHANNEL @ TORUS)
+    np.testing.assert_allclose(singular_values(A) / scale, expected, rtol=1e-11)
+    np.testing.assert_allclose(svd(A).singular_values / scale, expected, rtol=1e-11)
+    np.testing.assert_allclose(singular_values(A.H @ A / scale / scale), expected**2, rtol=1e-10)
+
+
+@pytest.mark.parametrize("function", [singular_values, svd])
+def test_what_has_no_known_values_is_refused_with_a_way_out(function):
+    for A in (W @ W, vstack([TORUS, Diagonal(RNG.standard_normal((3, 40, 40)), (3, 40, 40))])):
+        with pytest.raises(ValueError, match=r"none of what has known singular values.*norm_bounds\(A\).*svds"):
+            function(A)

@@ -15,10 +15,10 @@ from convmat.spectrum.bounds import dense_bounds, kronecker_bounds, lower_bound,
 from convmat.spectrum.clipping import clip_singular_values
 from convmat.spectrum.decomposition import svd
 from convmat.spectrum.norms import norm_bounds
-from convmat.spectrum.symbol import multiplicity, symbol
+from convmat.products.symbol import multiplicity, symbol
 from convmat.spectrum.torus import embed, gram_bounds, torus_bound
 from convmat.spectrum.values import DENSE_LIMIT, finite_kernel, is_periodic, kronecker, singular_values
-from convmat.spectrum.waves import Waves
+from convmat.products.waves import Waves
 from tests.oracle import MODES
 from tests.strategies import CONV, Layer, layers
 
@@ -409,7 +409,7 @@ def test_functions_change_the_singular_values_alone(A):
 
 def test_the_decomposition_is_frozen_and_prints_its_norm():
     F = svd(Conv1d([3.0], 4))
-    assert repr(F) == "<SVD of a 4 x 4 float64 convolution, sigma_1 = 3>"
+    assert repr(F) == "<SVD of a 4 x 4 float64 operator, sigma_1 = 3>"
     with pytest.raises(AttributeError):
         F.shape = (1, 1)
     with pytest.raises(ValueError, match="read-only"):
