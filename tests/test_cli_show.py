@@ -12,6 +12,7 @@ from hypothesis import given, settings
 import convmat
 from tests import cli, oracle
 from tests.strategies import layers, transposed_layers
+from tests.trees import Trees
 
 HUNDRED = settings(max_examples=100)
 FIFTY = settings(max_examples=50)
@@ -301,3 +302,112 @@ def test_width_of_the_terminal_is_used(monkeypatch):
     monkeypatch.setenv("COLUMNS", "56")
     printed = cli.run("show", "--input", "32x32x32", "--kernel", "3", "--padding", "1", "--channels", "3,8", "--flip")
     assert 50 < max(map(len, printed.splitlines())) <= 56
+
+
+def saved(A, folder):
+    convmat.save(A, folder / "operator.npz")
+    return folder / "operator.npz"
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_picture_of_an_operator_in_a_file_has_its_entries(seed, tmp_path):
+    A, dense = Trees(seed).tree(3, (4, 3))
+    A = 2 * A  # no layer
+    printed = cli.run("show", saved(A, tmp_path), "--width", 200)
+    found = cli.entries(printed)
+    stored = A.tosparse("coo")
+    pattern = np.zeros(dense.shape, dtype=bool)
+    pattern[stored.row, stored.col] = True
+    assert found["operator"].startswith(f"Scaled, {dense.shape[0]} x {dense.shape[1]}, {A.dtype}, images ")
+    assert found["nnz"] == f"{pattern.sum()} stored entries"
+    check_picture(printed, "A", np.where(pattern, 0, cli.NOTHING))
+    assert (dense[~pattern] == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_the_document_of_an_operator_in_a_file_agrees_with_its_matrix(seed, tmp_path):
+    A, _ = Trees(seed).tree(3, (4, 3))
+    A = convmat.vstack([A, A])
+    document = json.loads(cli.run("show", saved(A, tmp_path), "--json", "--width", 40, "--height", 6))
+    stored, picture = A.tosparse("coo"), document["picture"]
+    assert (document["operator"], document["shape"], document["nnz"]) == ("VStack", list(A.shape), stored.nnz)
+    assert (document["input_shape"], document["dtype"]) == (list(A.input_shape), A.dtype.name)
+    assert [part["operator"] for part in document["parts"]] == [type(part).__name__ for part in A.parts()]
+    edges = picture["row_edges"], picture["column_edges"]
+    assert np.array_equal(np.histogram2d(stored.row, stored.col, edges)[0], picture["entries"])
+
+
+def test_the_parts_of_an_operator_are_a_tree(tmp_path):
+    A = convmat.Conv1d([1.0, 2.0], 5)
+    lines = cli.run("show", saved(convmat.vstack([3 * A, A]), tmp_path), "--picture", "none").splitlines()
+    assert [line.split(",")[0] for line in lines[:4]] == [
+        "operator     VStack",
+        "parts        Scaled",
+        "               Conv1d",
+        "             Conv1d",
+    ]
+    assert lines[-1] == "density      40 %"
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_convolution_in_a_file_is_printed_as_by_its_options(transposed, tmp_path):
+    words = ["--input", "6x5", "--kernel", "3x2", "--stride", "2", "--padding", "1", "--padding-mode", "reflect"]
+    words += ["--channels", "2,4", "--groups", "2", "--dilation", "1x2"]
+    options = {"stride": 2, "padding": 1, "padding_mode": "reflect", "groups": 2, "dilation": (1, 2)}
+    if transposed:
+        words += ["--transpose", "--output-padding", "1x0"]
+        A = convmat.ConvTranspose2d(np.ones((2, 2, 3, 2)), (6, 5), **options, output_padding=(1, 0))
+    else:
+        A = convmat.Conv2d(np.ones((4, 1, 3, 2)), (6, 5), **options)
+    assert cli.run("show", saved(A, tmp_path)) == cli.run("show", *words)
+    assert cli.run("show", saved(A, tmp_path), "--json") == cli.run("show", *words, "--json")
+
+
+def test_what_is_large_in_a_file_is_counted_or_told(tmp_path):
+    size = (10**5, 10**5)
+    D = convmat.Conv2d([[1.0, -1.0]], size, padding="same")
+    stack = convmat.vstack([D, 2 * D])
+    tracemalloc.start()
+    try:
+        printed = cli.entries(cli.run("show", saved(stack, tmp_path)))
+        product = cli.entries(cli.run("show", saved(D.T @ D, tmp_path)))
+        document = json.loads(cli.run("show", saved(D.T @ D, tmp_path), "--json"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert printed["nnz"] == f"{2 * D.nnz} stored entries"
+    assert product["nnz"] == "not known: counting the entries would take time or memory"
+    assert "A" not in product
+    assert (document["nnz"], document["picture"]) == (None, None)
+    assert peak < 50e6
+
+
+def test_a_tree_of_billions_of_parts_in_a_small_file_is_cut(tmp_path):
+    A = convmat.Conv1d([1.0], 2)
+    for _ in range(30):
+        A = A + 2 * A
+    lines = cli.run("show", saved(A, tmp_path)).splitlines()
+    assert len(lines) < 60
+    assert "             and more" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{file}", "--input", "5"], "--input describes a layer, and "),
+        (["{file}", "--stride", "2"], "--stride describes a layer, and "),
+        (["{file}", "--weight", "w.npy"], "--weight describes a layer, and "),
+        (["{file}", "--flip"], "--flip describes a layer, and "),
+        (["{file}", "--picture", "taps"], "--picture taps: the entries of a Scaled are no taps"),
+        (["no-such-file.npz"], "No such file or directory"),
+        (["{folder}/\x1b[31mred\n.npz"], "\\x1b[31mred\\n.npz"),
+        (["{folder}/text\x1b.npz"], "is not a .npz file"),
+    ],
+)
+def test_files_that_cannot_be_shown_exit_with_2_and_one_line(words, message, tmp_path):
+    file = saved(2 * convmat.Conv1d([1.0], 5), tmp_path)
+    (tmp_path / "text\x1b.npz").write_text("text\x1b")
+    status, printed = cli.fail("show", *(word.format(file=file, folder=tmp_path) for word in words))
+    assert status == 2
+    assert message in printed
+    assert "\x1b" not in printed

@@ -133,3 +133,34 @@ def test_the_rank_counts_what_rounding_does_not_explain(tmp_path):
     found = spectrum(weight, tmp_path, "--input", "5")
     assert (found["rank"], found["count"], found["smallest"]) == (10, 15, pytest.approx(1e-17))
     assert found["condition"] is None
+
+
+def test_the_spectrum_of_an_operator_in_a_file_encloses_the_norm_of_its_dense_matrix(tmp_path):
+    rng = np.random.default_rng(0)
+    A = convmat.Conv2d(rng.standard_normal((2, 2, 3, 3)), (6, 5), padding=1)
+    B = convmat.vstack([A, 0.5 * convmat.identity((2, 6, 5))])
+    convmat.save(B, tmp_path / "b.npz")
+    dense = np.vstack([convmat.conv_matrix(A.weight, (6, 5), padding=1).toarray(), 0.5 * np.eye(60)])
+    found = json.loads(cli.run("spectrum", tmp_path / "b.npz", "--json"))
+    assert (found["operator"], found["shape"]) == ("VStack", list(dense.shape))
+    lower, upper = found["norm"]
+    assert lower * (1 - 1e-9) <= np.linalg.norm(dense, 2) <= upper * (1 + 1e-9)
+    assert upper <= 1.01 * lower
+    printed = cli.entries(cli.run("spectrum", tmp_path / "b.npz"))
+    assert printed["operator"] == "VStack, 120 x 60, weights in float64"
+
+
+def test_a_convolution_in_a_file_has_the_spectrum_of_its_options(tmp_path):
+    weight = np.random.default_rng(0).standard_normal((3, 3))
+    A = convmat.Conv2d(weight, (6, 6), stride=2, padding=1)
+    for B, words in ((A, ("--input", "6x6")), (A.T, ("--input", "3x3", "--transpose", "--output-padding", "1"))):
+        convmat.save(B, tmp_path / "b.npz")
+        found = json.loads(cli.run("spectrum", tmp_path / "b.npz", "--json"))
+        assert found == spectrum(weight, tmp_path, *words, "--stride", "2", "--padding", "1")
+
+
+def test_an_operator_in_a_file_that_is_not_finite_exits_with_2(tmp_path):
+    convmat.save(2 * convmat.Conv1d([1.0, np.nan], 5), tmp_path / "a.npz")
+    status, message = cli.fail("spectrum", tmp_path / "a.npz")
+    assert status == 2
+    assert "NaN or infinite" in message
