@@ -154,3 +154,26 @@ def test_matrix_of_a_sum_on_one_grid_is_built_once(monkeypatch):
 def test_errors_say_what_does_not_fit(error, words, make):
     with pytest.raises(error, match=re.escape(words)):
         make()
+
+
+LINES = [1.0, 2.0, 1.0]
+KERNELS = {
+    "separable": np.outer(LINES, LINES),
+    "separable, complex": np.outer([1.0, 2j, 3.0], [3.0, 1.0 + 1j, 0.0]),
+    "fft": np.arange(9.0).reshape(3, 3),
+    "fft, complex": np.arange(9.0).reshape(3, 3) - 3j * np.eye(3),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_convolution_and_its_adjoint_are_one_product_where_that_costs_less(name, monkeypatch):
+    method = name.partition(",")[0]
+    conv = convmat.Conv2d(KERNELS[name], (12, 12), padding=1, padding_mode="circular", method=method)
+    dense, x = conv.toarray(), np.random.default_rng(0).standard_normal(144)
+    down, up = dense.conj().T @ (dense @ x), dense @ (dense.conj().T @ x)
+    product = conv.H @ conv
+    monkeypatch.setattr(convmat.products.Products, "forward", None)  # neither of the two may be called
+    monkeypatch.setattr(convmat.products.Products, "transpose", None)
+    np.testing.assert_allclose(product @ x, down, rtol=1e-12, atol=1e-12 * abs(down).max())
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(product)) @ x, down, rtol=1e-12, atol=1e-12 * abs(down).max())
+    np.testing.assert_allclose((conv @ conv.H) @ x, up, rtol=1e-12, atol=1e-12 * abs(up).max())
