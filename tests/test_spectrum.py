@@ -11,14 +11,14 @@ from scipy.sparse.linalg import LaplacianNd, aslinearoperator, svds
 
 import convmat
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d
+from convmat.products.symbol import multiplicity, symbol
+from convmat.products.waves import Waves
 from convmat.spectrum.bounds import dense_bounds, kronecker_bounds, lower_bound, schur_bounds, wave_bounds
 from convmat.spectrum.clipping import clip_singular_values
 from convmat.spectrum.decomposition import svd
 from convmat.spectrum.norms import norm_bounds
-from convmat.products.symbol import multiplicity, symbol
 from convmat.spectrum.torus import embed, gram_bounds, torus_bound
 from convmat.spectrum.values import DENSE_LIMIT, finite_kernel, is_periodic, kronecker, singular_values
-from convmat.products.waves import Waves
 from tests.oracle import MODES
 from tests.strategies import CONV, Layer, layers
 

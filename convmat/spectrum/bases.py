@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
 from convmat.matrix import check_bytes
-from convmat.spectrum.scaling import times_power
 from convmat.products.symbol import symbol
-from convmat.spectrum.values import each_piece, outer
 from convmat.products.waves import Waves
+from convmat.spectrum.scaling import times_power
+from convmat.spectrum.values import each_piece, outer
 
 _Triple = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 """U, sigma, V^H of one matrix."""

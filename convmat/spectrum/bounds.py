@@ -13,9 +13,10 @@ from convmat.geometry import Geometry, as_weight
 from convmat.matrix import check_bytes
 from convmat.operators import Convolution
 from convmat.products import Products
+from convmat.products.symbol import periodic, symbol
+from convmat.products.waves import Waves
 from convmat.spectrum.lanczos import BASIS, largest
 from convmat.spectrum.scaling import near_one, times_power
-from convmat.products.symbol import periodic, symbol
 from convmat.spectrum.torus import EPS, TorusBound, embed, rounding, torus_bound
 from convmat.spectrum.values import (
     block_values,
@@ -27,7 +28,6 @@ from convmat.spectrum.values import (
     outer,
     rank_one_kernels,
 )  # fmt: skip
-from convmat.products.waves import Waves
 
 SMALL = 2**16
 """Entries of the dense matrices of all groups up to which the norm is that of a dense SVD."""

@@ -11,9 +11,9 @@ import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from convmat.geometry import Geometry, IntOrTuple, as_weight, conv_geometry
+from convmat.products.symbol import Symbol, pieces, symbol, tap_places
 from convmat.products.threads import Pool, blas_on_one_thread, workers
 from convmat.spectrum.scaling import as_dtype, as_float, near_one, times_power
-from convmat.products.symbol import Symbol, pieces, symbol, tap_places
 
 _FAR = 26
 """A weight that is more than 2^26 times the limit is projected as if it were no more: only its direction counts, and

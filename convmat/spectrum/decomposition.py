@@ -14,6 +14,7 @@ from convmat.operators import Convolution, ConvTranspose, ImageOperator
 from convmat.operators.layers import Diagonal
 from convmat.operators.simplification import simplify
 from convmat.products.threads import blas_on_one_thread
+from convmat.products.waves import Waves
 from convmat.spectrum.bases import Bases, DenseBases, KroneckerBases, TransposedBases, WaveBases
 from convmat.spectrum.scaling import as_dtype, as_float, times_power
 from convmat.spectrum.trees import core_of
@@ -28,7 +29,6 @@ from convmat.spectrum.values import (
     near_operator,
     scaled_kernel,
 )  # fmt: skip
-from convmat.products.waves import Waves
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]
 _Map = Callable[[NDArray[Any]], NDArray[Any]]

@@ -17,8 +17,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.threads import Pool, workers
 from convmat.products.symbol import FEW, Symbol, periodic, pieces, stored, symbol
+from convmat.products.threads import Pool, workers
 from convmat.taps import ZERO, Axis
 
 EPS = float(np.finfo(np.float64).eps)

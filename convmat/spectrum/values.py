@@ -22,11 +22,11 @@ from convmat.operators import Convolution, ConvTranspose, ImageOperator
 from convmat.operators.algebra import BlockDiagonal, Scaled
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.operators.simplification import simplify
-from convmat.products.threads import Pool, blas_on_one_thread, workers
-from convmat.spectrum.scaling import as_dtype, near_one, times_power
 from convmat.products.symbol import Symbol, periodic, pieces, symbol
-from convmat.spectrum.trees import check_finite, core_of, half_of, in_double, scaled_operator
+from convmat.products.threads import Pool, blas_on_one_thread, workers
 from convmat.products.waves import Waves
+from convmat.spectrum.scaling import as_dtype, near_one, times_power
+from convmat.spectrum.trees import check_finite, core_of, half_of, in_double, scaled_operator
 
 ROUNDING = 8
 """Rounding errors by which a kernel of rank one may differ from one, relative."""
