@@ -91,7 +91,7 @@ def singular_values(A: ImageOperator) -> NDArray[Any] | None:
 
     try:
         values: NDArray[Any] = convmat.singular_values(A)
-    except (TypeError, ValueError):
+    except ValueError:
         return None
     return values
 

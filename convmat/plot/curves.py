@@ -59,7 +59,7 @@ class Spectrum:
         bounds = norm_bounds(A)
         try:
             found = singular_values(A)
-        except (TypeError, ValueError):  # its numbers are finite, since it has bounds: there is no structure for them
+        except ValueError:  # its numbers are finite, since it has bounds: no structure gives them
             return cls(None, 0, bounds)
         rounding = np.finfo(found.dtype).eps * max(A.shape) * found[0]
         values = found[found > rounding]
