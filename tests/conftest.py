@@ -1,4 +1,5 @@
-"""Hypothesis profiles: the tests are the same on every run; `--hypothesis-profile=explore` looks further.
+"""Hypothesis profiles: the tests are the same on every run; `--hypothesis-profile=explore` looks further, and
+`--hypothesis-profile=brief` less far, on the Pythons and versions beside the first.
 
 One thread for each library: several test processes share the cores, and pools of threads would fight for them.
 """
@@ -20,6 +21,7 @@ settings.register_profile(
     "default", deadline=None, derandomize=True, database=None, max_examples=100, suppress_health_check=QUIET
 )
 settings.register_profile("explore", deadline=None, max_examples=1000, print_blob=True, suppress_health_check=QUIET)
+settings.register_profile("brief", settings.get_profile("default"), max_examples=25)
 settings.load_profile("default")
 
 
