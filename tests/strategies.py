@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import convmat
@@ -10,6 +11,13 @@ from tests import oracle
 
 CONV = {1: convmat.Conv1d, 2: convmat.Conv2d, 3: convmat.Conv3d}
 CONV_TRANSPOSE = {1: convmat.ConvTranspose1d, 2: convmat.ConvTranspose2d, 3: convmat.ConvTranspose3d}
+
+
+def tries(count, **options):
+    """The settings of a property that is tried on so many cases, or on the part of them that the profile asks for."""
+    share = settings.default.max_examples / settings.get_profile("default").max_examples
+    return settings(max_examples=max(10, round(count * share)), **options)
+
 
 DTYPES = ("float64", "float32", "complex128", "complex64", "int64")
 

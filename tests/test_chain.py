@@ -6,13 +6,14 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import aslinearoperator, lsqr
 
 from convmat import Conv1d, Conv2d, ConvTranspose2d, Crop, Downsample, Pad, Upsample, check_adjoint, matrix
 from convmat.operators import Chain, Diagonal, Rearrange, Separable, algebra
+from tests.strategies import tries
 
 
 def integers(rng, shape, dtype):
@@ -48,7 +49,7 @@ def chains(draw):
     return factors[::-1]
 
 
-@settings(max_examples=80)
+@tries(80)
 @given(chains())
 def test_chain_is_the_product_of_its_factors(factors):
     A = Chain(*factors)

@@ -7,15 +7,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import convmat
 from tests import cli, oracle
-from tests.strategies import layers, transposed_layers
+from tests.strategies import layers, transposed_layers, tries
 from tests.trees import Trees
 
-HUNDRED = settings(max_examples=100)
-FIFTY = settings(max_examples=50)
+HUNDRED = tries(100)
+FIFTY = tries(50)
 
 
 def stored(matrix):

@@ -5,12 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat import Conv1d, Conv2d, Correlate, Crop, Downsample, Pad, Upsample, check_adjoint, conv_matrix
 from tests import oracle
-from tests.strategies import CONV_TRANSPOSE, integers, layers, transposed_layers
+from tests.strategies import CONV_TRANSPOSE, integers, layers, transposed_layers, tries
 
 NUMPY = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap", "symmetric": "symmetric"}
 PARTNERS = {Pad: Crop, Crop: Pad, Downsample: Upsample, Upsample: Downsample}
@@ -22,7 +22,7 @@ def padded(x, padding, mode):
     return x[tuple(slice(max(-lo, 0), n + min(hi, 0)) for (lo, hi), n in zip(padding, x.shape, strict=True))]
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(layers())
 def test_product_of_the_factors_is_the_matrix_exactly(layer):
     A = layer.operator()
@@ -36,7 +36,7 @@ def test_product_of_the_factors_is_the_matrix_exactly(layer):
     np.testing.assert_array_equal(D.apply(C.apply(P.apply(x))), A.apply(x))
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(layers())
 def test_product_of_the_transposed_factors_is_the_transposed_matrix_exactly(layer):
     A = layer.operator()
@@ -50,7 +50,7 @@ def test_product_of_the_transposed_factors_is_the_transposed_matrix_exactly(laye
     np.testing.assert_array_equal(PT.apply(CT.apply(U.apply(y))), A.T.apply(y))
 
 
-@settings(max_examples=200)
+@tries(200)
 @given(transposed_layers())
 def test_factors_of_every_transposed_convolution(case):
     layer, inputs, extra, _ = case
@@ -60,7 +60,7 @@ def test_factors_of_every_transposed_convolution(case):
     np.testing.assert_array_equal((PT.tosparse() @ CT.tosparse() @ U.tosparse()).toarray(), expected)
 
 
-@settings(max_examples=60)
+@tries(60)
 @given(layers(ndims=(1, 2)))
 def test_every_factor_is_an_operator_in_its_own_right(layer):
     for factor in layer.operator().factors():
@@ -78,7 +78,7 @@ def test_every_factor_is_an_operator_in_its_own_right(layer):
                 np.testing.assert_array_equal(other.apply(x), B.apply(x))
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(layers(dtypes=("float64",)), st.sampled_from([None, 1, 3]))
 def test_pad_is_numpy_pad_and_its_matrix_has_one_entry_per_copied_sample(layer, channels):
     P = Pad(layer.size, layer.padding, padding_mode=layer.padding_mode, channels=channels)

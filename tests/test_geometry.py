@@ -9,12 +9,12 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from convmat import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Geometry, conv_matrix
 from convmat.geometry import conv_geometry, conv_transpose_geometry
 from tests import oracle
-from tests.strategies import CONV, CONV_TRANSPOSE, layers, transposed_layers
+from tests.strategies import CONV, CONV_TRANSPOSE, layers, transposed_layers, tries
 
 # --- forms of the arguments ---------------------------------------------------------------------------------------
 
@@ -73,7 +73,7 @@ def test_transposed_layout_of_the_weight_is_that_of_pytorch():
     assert (B.input_shape, B.output_shape) == ((4, 5, 5), (6, 6, 6))
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(layers())
 def test_sizes_and_shapes_are_those_of_the_formula(layer):
     A = layer.operator()
@@ -90,7 +90,7 @@ def test_sizes_and_shapes_are_those_of_the_formula(layer):
     assert A.shape == (math.prod(A.output_shape), math.prod(A.input_shape)) == g.shape
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(transposed_layers())
 def test_transposed_size_is_that_of_the_formula_and_its_geometry_that_of_the_convolution(case):
     layer, inputs, extra, outputs = case
@@ -243,7 +243,7 @@ def test_print_says_what_was_asked_and_what_it_means():
         assert fact in text, fact
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(layers())
 def test_print_names_the_samples_that_no_output_reads(layer):
     said = never_read(line(layer.operator().geometry, "never read"))
@@ -266,7 +266,7 @@ def test_print_shortens_a_long_list_of_samples_and_counts_them():
     assert line(Conv1d([1.0, 1.0], 40).geometry, "never read") == "nothing"
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(layers(modes=("zeros", "replicate", "symmetric")))
 def test_print_names_the_input_sizes_that_share_the_output_size(layer):
     said = ranges(line(layer.operator().geometry, "same output"))
@@ -303,7 +303,7 @@ def test_print_of_a_transposed_convolution_is_that_of_the_convolution():
     assert str(A.geometry) == str(A.T.geometry) == str(B.geometry)
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(transposed_layers())
 def test_print_of_every_transposed_geometry_is_about_its_own_sizes(case):
     layer, inputs, extra, outputs = case

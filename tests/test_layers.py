@@ -6,13 +6,14 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import lsqr
 
 from convmat import check_adjoint
 from convmat.operators import Diagonal, Rearrange, Separable
+from tests.strategies import tries
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
 
@@ -100,7 +101,7 @@ def separables(draw):
     return tuple(shape), given_as, dense, dtype
 
 
-@settings(max_examples=150)
+@tries(150)
 @given(separables())
 def test_separable_is_the_kronecker_product_of_its_matrices(case):
     shape, given_as, dense, dtype = case

@@ -9,13 +9,13 @@ import pytest
 import scipy.ndimage
 import scipy.signal
 import scipy.sparse
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from convmat import Conv2d, conv_matrix, conv_transpose_matrix
 from convmat.matrix import FORMATS
 from tests import oracle
-from tests.strategies import CONV_TRANSPOSE, DTYPES, integers, layers, transposed_layers
+from tests.strategies import CONV_TRANSPOSE, DTYPES, integers, layers, transposed_layers, tries
 
 MODES = pytest.mark.parametrize("mode", oracle.MODES)
 
@@ -63,7 +63,7 @@ def size_of(matrix):
 # --- random layers ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=500)
+@tries(500)
 @given(layers())
 def test_matrix_is_bit_equal_to_the_nested_loops(layer):
     A, expected = layer.matrix(), layer.dense()
@@ -74,7 +74,7 @@ def test_matrix_is_bit_equal_to_the_nested_loops(layer):
     assert_canonical(A)
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(layers())
 def test_number_of_stored_entries_is_known_before_they_are_built(layer):
     stored = oracle.pattern(layer.weight.shape, layer.size, **layer.options)
@@ -83,7 +83,7 @@ def test_number_of_stored_entries_is_known_before_they_are_built(layer):
     assert A.shape == stored.shape
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(layers())
 def test_matrix_of_the_transpose_is_exactly_the_transposed_matrix(layer):
     A = layer.operator()
@@ -93,7 +93,7 @@ def test_matrix_of_the_transpose_is_exactly_the_transposed_matrix(layer):
     assert_same_arrays(matrix, layer.matrix())
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(transposed_layers())
 def test_transposed_matrix_of_every_output_padding_is_what_stamping_the_kernel_gives(case):
     layer, inputs, extra, outputs = case
@@ -108,7 +108,7 @@ def test_transposed_matrix_of_every_output_padding_is_what_stamping_the_kernel_g
     assert_same_arrays(operator.T.tosparse(), sorted_transpose(B))
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(transposed_layers())
 def test_output_size_chooses_the_same_matrix_as_output_padding(case):
     layer, inputs, extra, outputs = case
@@ -118,7 +118,7 @@ def test_output_size_chooses_the_same_matrix_as_output_padding(case):
     assert_same_arrays(by_size, sorted_transpose(conv_matrix(layer.weight, outputs, **layer.options)))
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(layers(), st.data())
 def test_a_slab_of_rows_is_exactly_that_part_of_the_whole(layer, data):
     whole = layer.matrix()
@@ -131,7 +131,7 @@ def test_a_slab_of_rows_is_exactly_that_part_of_the_whole(layer, data):
     assert_canonical(slab)
 
 
-@settings(max_examples=200)
+@tries(200)
 @given(layers(), st.integers(1, 9))
 def test_slabs_stacked_are_the_whole(layer, height):
     whole = layer.matrix()
@@ -139,7 +139,7 @@ def test_slabs_stacked_are_the_whole(layer, height):
     assert_same_arrays(scipy.sparse.vstack(cuts, format="csr"), whole)
 
 
-@settings(max_examples=200)
+@tries(200)
 @given(layers(), st.sampled_from(FORMATS))
 def test_every_format_holds_the_same_matrix(layer, format):
     dense = layer.dense()
@@ -151,7 +151,7 @@ def test_every_format_holds_the_same_matrix(layer, format):
         np.testing.assert_array_equal(matrix.toarray(), expected)
 
 
-@settings(max_examples=200)
+@tries(200)
 @given(layers())
 def test_csc_is_canonical_and_is_the_transposed_csr(layer):
     for csc, csr in (
@@ -472,7 +472,7 @@ def test_random_layers_of_the_strategies_reach_every_branch():
     """The generator is part of the proof: it must produce each kind of layer."""
     seen, every = set(), set()
 
-    @settings(max_examples=400, derandomize=True, database=None)
+    @tries(400, derandomize=True, database=None)
     @given(layers())
     def collect(layer):
         pads = [p for pair in layer.padding for p in pair]

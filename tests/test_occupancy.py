@@ -4,16 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import convmat
 from convmat.geometry import conv_geometry
 from convmat.occupancy import entries_in_cells
-from tests.strategies import layers
+from tests.strategies import layers, tries
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(layers(), st.data())
 def test_cells_count_the_entries_of_the_matrix(layer, data):
     A = convmat.conv_matrix(np.ones(layer.weight.shape), layer.size, **layer.options)

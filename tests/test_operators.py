@@ -10,14 +10,14 @@ import weakref
 import numpy as np
 import pytest
 import scipy
-from hypothesis import given, settings
+from hypothesis import given
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from convmat import Chain, Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, Diagonal, Pad, check_adjoint, normal, svd
 from convmat.operators import ImageOperator
 from convmat.products import METHODS
 from tests import oracle
-from tests.strategies import CONV, CONV_TRANSPOSE, integers, layers, transposed_layers
+from tests.strategies import CONV, CONV_TRANSPOSE, integers, layers, transposed_layers, tries
 
 EXACT = ("matrix", "gemm")
 """Methods that only add and multiply what the matrix does: on whole numbers they are bit-equal."""
@@ -39,7 +39,7 @@ def assert_equal(got, want, method):
 
 
 @each_method
-@settings(max_examples=400)
+@tries(400)
 @given(layer=layers())
 def test_apply_is_the_matrix_of_the_oracle_and_adjoint_its_conjugate_transpose(method, layer):
     A, dense, rng = layer.operator(method=method), layer.dense(), layer.rng()
@@ -52,7 +52,7 @@ def test_apply_is_the_matrix_of_the_oracle_and_adjoint_its_conjugate_transpose(m
 
 
 @each_method
-@settings(max_examples=150)
+@tries(150)
 @given(layer=layers())
 def test_matvec_rmatvec_matmat_rmatmat_are_products_with_the_dense_matrix(method, layer):
     A, dense, rng = layer.operator(method=method), layer.dense(), layer.rng()
@@ -161,7 +161,7 @@ def test_at_says_what_to_write_for_sparse_arrays_and_expressions():
 
 
 @each_method
-@settings(max_examples=150)
+@tries(150)
 @given(case=transposed_layers())
 def test_transposed_operator_of_every_output_padding_is_what_stamping_the_kernel_gives(method, case):
     layer, inputs, extra, _ = case
@@ -174,7 +174,7 @@ def test_transposed_operator_of_every_output_padding_is_what_stamping_the_kernel
 
 
 @each_method
-@settings(max_examples=40)
+@tries(40)
 @given(layer=layers(ndims=(1, 2)))
 def test_dot_test_passes_with_weights_that_are_no_integers(method, layer):
     rng = layer.rng()
@@ -184,7 +184,7 @@ def test_dot_test_passes_with_weights_that_are_no_integers(method, layer):
         check_adjoint(B, rng=rng)
 
 
-@settings(max_examples=150)
+@tries(150)
 @given(layers())
 def test_pickle_and_copies_are_the_same_operator(layer):
     A = layer.operator(method="gemm")

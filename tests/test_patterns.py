@@ -4,11 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat.patterns import by_columns, by_rows, never_read, sum_sets
 from convmat.taps import ZERO, Axis
+from tests.strategies import tries
 from tests.test_taps import legal_axes, walked
 
 
@@ -49,7 +50,7 @@ def parts_written_out(band):
     return [(row, *entry) for row, line in enumerate(lines) for entry in line]
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(legal_axes())
 def test_by_rows_is_the_axis_matrix_in_order(axis):
     expected = [(m, n, taps) for (m, n), taps in sorted(entries(axis).items())]
@@ -58,7 +59,7 @@ def test_by_rows_is_the_axis_matrix_in_order(axis):
     assert parts_written_out(band) == expected
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(legal_axes())
 def test_by_columns_is_the_transposed_axis_matrix_in_order(axis):
     expected = sorted(((n, m, taps) for (m, n), taps in entries(axis).items()))

@@ -9,7 +9,7 @@ import matplotlib.animation
 import matplotlib.style
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -24,7 +24,7 @@ from convmat.plot.movie import plan
 from convmat.plot.scene import BORDER, COPY, CROPPED, HOLE, SAMPLE, Scene
 from convmat.plot.style import Theme, tap_colours, text_on
 from convmat.taps import ZERO
-from tests.strategies import integers, layers
+from tests.strategies import integers, layers, tries
 from tests.trees import Trees
 
 FLAT = (1, 2)
@@ -66,14 +66,14 @@ def assert_steps_are_rows(A, scene):
         assert sorted(set(step.columns.tolist())) == [n for n in entries if columns.start <= n < columns.stop]
 
 
-@settings(max_examples=150, deadline=None)
+@tries(150, deadline=None)
 @given(layers(FLAT), st.data())
 def test_what_an_output_reads_is_its_row_of_the_matrix(layer, data):
     A = layer.operator()
     assert_steps_are_rows(A, Scene.of(A, chosen(A, data)))
 
 
-@settings(max_examples=150, deadline=None)
+@tries(150, deadline=None)
 @given(layers(FLAT), st.data())
 def test_what_an_output_of_the_transpose_reads_is_its_row_of_the_matrix(layer, data):
     A = layer.operator()
@@ -81,7 +81,7 @@ def test_what_an_output_of_the_transpose_reads_is_its_row_of_the_matrix(layer, d
     assert_steps_are_rows(A.T, Scene.of(A.T, channels and channels[::-1]))
 
 
-@settings(max_examples=150, deadline=None)
+@tries(150, deadline=None)
 @given(layers(FLAT, dtypes=("int64",)), st.data(), st.booleans())
 def test_sliding_the_drawn_kernel_over_the_drawn_input_is_the_operator(layer, data, transposed):
     """By the picture alone: the cells filled with samples and zeros, the kernel as it is drawn, one window per cell."""
@@ -152,7 +152,7 @@ def binned(matrix, height, width):
     return bins
 
 
-@settings(max_examples=150, deadline=None)
+@tries(150, deadline=None)
 @given(layers(), st.data(), st.booleans())
 def test_counts_per_bin_are_those_of_the_explicit_matrix(layer, data, transposed):
     A = layer.operator().T if transposed else layer.operator()
@@ -167,7 +167,7 @@ def test_counts_of_a_matrix_that_would_not_fit_in_memory():
     assert found.min() > 0  # every bin holds whole channels
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60, deadline=None)
 @given(layers(), st.booleans())
 def test_overlap_is_the_number_of_entries_in_each_column(layer, transposed):
     A = layer.operator()
@@ -175,7 +175,7 @@ def test_overlap_is_the_number_of_entries_in_each_column(layer, transposed):
     np.testing.assert_array_equal(pattern.overlaps(A.T if transposed else A).reshape(-1), columns)
 
 
-@settings(max_examples=100, deadline=None)
+@tries(100, deadline=None)
 @given(layers(), st.booleans())
 def test_entries_and_their_taps_rebuild_the_matrix(layer, transposed):
     A = layer.operator()
@@ -296,7 +296,7 @@ COUNTED = {
 
 
 @pytest.mark.parametrize("name", COUNTED)
-@settings(max_examples=20, deadline=None)
+@tries(20, deadline=None)
 @given(data=st.data())
 def test_entries_are_counted_from_parts_as_in_the_explicit_matrix(name, data):
     A = COUNTED[name]
@@ -430,7 +430,7 @@ def test_arithmetic_draws_on_the_figure_or_subfigure_that_is_given():
     figure.canvas.draw()
 
 
-@settings(max_examples=60, deadline=None)
+@tries(60, deadline=None)
 @given(layers(FLAT), st.floats(0.5, 14), st.floats(0.5, 10))
 def test_grids_have_cells_of_one_size_and_do_not_overlap(layer, width, height):
     A = layer.operator()

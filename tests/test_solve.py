@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator, cg, lsqr
 
@@ -17,7 +17,7 @@ from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import STEP
 from convmat.solve.solver import SolveInfo, _problem, normal, preconditioner, tikhonov
 from tests.oracle import MODES
-from tests.strategies import CONV, layers
+from tests.strategies import CONV, layers, tries
 
 BORDERS = [mode for mode in MODES if mode != "circular"]
 TOLERANCE = 1e-10
@@ -200,7 +200,7 @@ def circular_layers(draw):
 
 
 @given(circular_layers(), st.sampled_from([0.05, 1.0]), st.booleans())
-@settings(max_examples=60)
+@tries(60)
 def test_circular_layers_in_closed_form(A, damp, transposed):
     assert_solves(A.T if transposed else A, damp, "circulant", kind="circulant")
 
@@ -366,7 +366,7 @@ def blurred(A, seed=0):
 
 
 @given(layers(), st.sampled_from([0.1, 1.0]), st.sampled_from(sorted(INVERSES)), st.booleans())
-@settings(max_examples=60)
+@tries(60)
 def test_preconditioners_are_hermitian_and_positive(layer, damp, kind, transposed):
     A = layer.operator()
     A = A.T if transposed else A

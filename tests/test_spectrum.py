@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import LaplacianNd, aslinearoperator, svds
 
@@ -20,7 +20,7 @@ from convmat.spectrum.norms import norm_bounds
 from convmat.spectrum.torus import embed, gram_bounds, torus_bound
 from convmat.spectrum.values import DENSE_LIMIT, finite_kernel, is_periodic, kronecker, singular_values
 from tests.oracle import MODES
-from tests.strategies import CONV, Layer, layers
+from tests.strategies import CONV, Layer, layers, tries
 
 FLOATS = ("float64", "float32", "complex128", "complex64")
 TIGHT = {"float64": 1e-12, "complex128": 1e-12, "float32": 2e-5, "complex64": 2e-5}
@@ -124,7 +124,7 @@ def separable_layers(draw):
 # singular values ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=320)
+@tries(320)
 @given(periodic_layers())
 def test_periodic_singular_values_are_those_of_the_matrix(layer):
     A = layer.operator()
@@ -142,7 +142,7 @@ def test_their_squares_sum_to_the_frobenius_norm(layer):
     np.testing.assert_allclose(np.sum(singular_values(A) ** 2), np.sum(np.abs(A.toarray()) ** 2), rtol=1e-12)
 
 
-@settings(max_examples=150)
+@tries(150)
 @given(separable_layers())
 def test_rank_one_kernels_have_products_of_singular_values_under_every_padding_mode(layer):
     A = layer.operator()
@@ -232,7 +232,7 @@ def laplacian(ndim):
     return kernel
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(even_layers())
 def test_even_kernels_have_the_singular_values_of_the_matrix(layer):
     A = layer.operator()
@@ -243,7 +243,7 @@ def test_even_kernels_have_the_singular_values_of_the_matrix(layer):
     np.testing.assert_array_equal(singular_values(A.T), singular_values(A))
 
 
-@settings(max_examples=200)
+@tries(200)
 @given(even_layers())
 def test_the_decomposition_of_even_kernels_applies_the_operator(layer):
     A, rng = layer.operator(), layer.rng()
@@ -462,13 +462,13 @@ def assert_enclosed(A):
         assert true <= upper + ulps, (name, upper, true)
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(layers(dtypes=FLOATS))
 def test_the_norm_is_between_the_bounds(layer):
     assert_enclosed(layer.operator())
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(layers(dtypes=FLOATS))
 def test_the_norm_of_normal_weights_is_between_the_bounds(layer):
     assert_enclosed(Layer(**{**vars(layer), "weight": normal(layer.rng(), layer.weight.shape, layer.dtype)}).operator())
@@ -477,7 +477,7 @@ def test_the_norm_of_normal_weights_is_between_the_bounds(layer):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_norm_is_between_the_bounds_of_a_thousand_layers(mode):
-    @settings(max_examples=300)
+    @tries(300)
     @given(layers(modes=(mode,), dtypes=FLOATS))
     def check(layer):
         assert_enclosed(layer.operator())
@@ -499,7 +499,7 @@ def wide_layers(draw):
     return Layer(**{**vars(layer), "weight": weight, "groups": groups})
 
 
-@settings(max_examples=60)
+@tries(60)
 @given(wide_layers())
 def test_the_norm_of_wide_layers_is_between_the_bounds(layer):
     assert_enclosed(layer.operator())
@@ -534,7 +534,7 @@ def test_the_norm_of_periodic_layers_is_between_the_bounds(layer):
     assert_enclosed(layer.operator())
 
 
-@settings(max_examples=150)
+@tries(150)
 @given(layers(dtypes=("float64",)))
 def test_each_axis_is_a_part_of_a_periodic_one_times_its_copies(layer):
     for axis in layer.operator().geometry.axes:

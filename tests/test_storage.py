@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import convmat
 from convmat.storage import load, save
 from tests.hostile import Member, described, npy, pack, seal, unpack, wide_end
-from tests.strategies import CONV_TRANSPOSE, layers, transposed_layers
+from tests.strategies import CONV_TRANSPOSE, layers, transposed_layers, tries
 
 WEIGHT = np.random.default_rng(3).standard_normal((4, 3, 3, 2))
 
@@ -67,7 +67,7 @@ def saved(A):
 # %% Round trips
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(layers())
 def test_convolutions_and_their_transposes_come_back(layer):
     A = layer.operator()
@@ -76,7 +76,7 @@ def test_convolutions_and_their_transposes_come_back(layer):
     assert_same(round_trip(A.H), A.H)
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(transposed_layers())
 def test_transposed_convolutions_come_back_with_their_output_size(case):
     layer, inputs, extra, size = case
@@ -86,7 +86,7 @@ def test_transposed_convolutions_come_back_with_their_output_size(case):
     assert B.geometry.input_size == size
 
 
-@settings(max_examples=30)
+@tries(30)
 @given(layers())
 def test_factors_come_back(layer):
     A = layer.operator()
@@ -695,7 +695,7 @@ def test_files_of_numpy_and_scipy_are_refused(tmp_path):
             load(path)
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(st.data())
 def test_a_damaged_file_is_refused(data):
     whole = bytearray(seal(GOOD))

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import convmat
@@ -13,6 +13,7 @@ from convmat import block_diag, hstack, identity, load, save, vstack
 from convmat.operators import BlockDiagonal, Chain, HStack, ImageOperator, Scaled, Sum, VStack
 from convmat.storage.kinds import KINDS
 from tests.hostile import seal
+from tests.strategies import tries
 from tests.test_storage import members, peak, round_trip, saved  # noqa: F401
 from tests.trees import Trees
 
@@ -356,7 +357,7 @@ def test_a_file_of_a_product_of_billions_is_refused_or_costs_what_its_bytes_cost
     assert peak() < 2**22
 
 
-@settings(max_examples=300, deadline=None)
+@tries(300, deadline=None)
 @given(st.data())
 def test_a_damaged_tree_is_refused(data):
     whole = bytearray(seal(data.draw(st.sampled_from([TREE, LAYERS]))))

@@ -3,12 +3,12 @@
 import inspect
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat.products import METHODS
 from tests import test_factors, test_geometry, test_matrix, test_operators, test_patterns, test_taps, test_weights
-from tests.strategies import layers, transposed_layers
+from tests.strategies import layers, transposed_layers, tries
 
 MODULES = (test_taps, test_patterns, test_geometry, test_matrix, test_operators, test_factors, test_weights)
 
@@ -41,4 +41,4 @@ def test_there_is_much_to_sweep():
 @pytest.mark.parametrize("fact", properties())
 def test_properties_hold_on_thousands_of_random_layers(fact):
     drawn = {name: DRAWN[name] for name in inspect.signature(fact).parameters}
-    settings(max_examples=1500, derandomize=False, deadline=None)(given(**drawn)(fact))()
+    tries(1500, derandomize=False, deadline=None)(given(**drawn)(fact))()

@@ -5,12 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from scipy.sparse.linalg import lsqr
 
 from convmat import Conv1d, Conv2d, ConvTranspose1d, check_adjoint
 from tests import oracle
-from tests.strategies import CONV_TRANSPOSE, integers, layers, transposed_layers
+from tests.strategies import CONV_TRANSPOSE, integers, layers, transposed_layers, tries
 
 
 def assert_canonical(matrix):
@@ -19,7 +19,7 @@ def assert_canonical(matrix):
     assert fresh.has_canonical_format
 
 
-@settings(max_examples=400)
+@tries(400)
 @given(layers())
 def test_weight_operator_is_the_oracle_applied_to_unit_weights(layer):
     A, rng = layer.operator(), layer.rng()
@@ -41,7 +41,7 @@ def test_weight_operator_is_the_oracle_applied_to_unit_weights(layer):
     np.testing.assert_array_equal(J.T @ Y[:, 0], expected.T @ Y[:, 0])
 
 
-@settings(max_examples=200)
+@tries(200)
 @given(layers())
 def test_weight_operator_at_the_weight_is_the_operator_at_the_image(layer):
     A = layer.operator()
@@ -53,7 +53,7 @@ def test_weight_operator_at_the_weight_is_the_operator_at_the_image(layer):
     np.testing.assert_array_equal(J.apply(batch), np.stack([A.apply(x), 2 * A.apply(x)]))
 
 
-@settings(max_examples=300)
+@tries(300)
 @given(transposed_layers())
 def test_transposed_weight_operator_is_the_oracle_applied_to_unit_weights(case):
     layer, inputs, extra, outputs = case
@@ -71,7 +71,7 @@ def test_transposed_weight_operator_is_the_oracle_applied_to_unit_weights(case):
     np.testing.assert_array_equal(J.rmatmat(X), expected.conj().T @ X)
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(layers())
 def test_weight_operators_pass_the_dot_test_and_survive_pickle(layer):
     A, rng = layer.operator(), layer.rng()

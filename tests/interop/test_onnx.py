@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from convmat import check_adjoint
+from tests.strategies import tries
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -187,7 +188,7 @@ def agrees(case, run, dtype=np.float32, rtol=1e-5):
     check_adjoint(layer.operator, trials=1, rng=case.seed)
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(cases("Conv"))
 def test_conv_agrees_with_onnxruntime(case):
     if case.same:  # where it is not the standard: it refuses dilations, and crops if the stride jumps over the kernel
@@ -196,19 +197,19 @@ def test_conv_agrees_with_onnxruntime(case):
     agrees(case, runtime)
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(cases("Conv"))
 def test_conv_agrees_with_the_reference_evaluator_in_double_precision(case):
     agrees(case, reference, np.float64, 1e-12)
 
 
-@settings(max_examples=120)
+@tries(120)
 @given(cases("ConvTranspose"))
 def test_conv_transpose_agrees_with_onnxruntime(case):
     agrees(case, runtime)
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(cases("ConvTranspose", group=1))
 def test_conv_transpose_agrees_with_the_reference_evaluator_in_double_precision(case):
     attributes = case.attributes

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse
-from hypothesis import given, settings
+from hypothesis import given
 from scipy.sparse.linalg import aslinearoperator, lsqr
 
 import convmat
 from convmat.interop.pylops import to_pylops
 from tests import oracle
-from tests.strategies import layers
+from tests.strategies import layers, tries
 
 pylops = pytest.importorskip("pylops")
 
@@ -80,7 +80,7 @@ def test_dottest_passes_for_every_kind_of_operator(name):
     assert (Op.shape, Op.dtype, Op.dims, Op.dimsd) == (A.shape, A.dtype, A.input_shape, A.output_shape)
 
 
-@settings(max_examples=40)
+@tries(40)
 @given(layers())
 def test_products_matrices_and_adjoints_are_those_of_the_definition(layer):
     A, dense = layer.operator(), layer.dense()

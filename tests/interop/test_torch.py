@@ -8,12 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Downsample, Pad, check_adjoint
 from convmat.interop.torch import TorchOperator, from_torch, to_torch
 from convmat.operators import Chain, Diagonal, Rearrange, Separable
+from tests.strategies import tries
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -102,7 +103,7 @@ def convolutions(draw):
     return ndim, size, channels, options
 
 
-@settings(max_examples=80)
+@tries(80)
 @given(convolutions(), st.booleans())
 def test_convolutions_with_every_attribute(case, with_channels):
     ndim, size, (ins, outs), options = case
@@ -139,7 +140,7 @@ def transposed(draw):
     return ndim, per_axis(draw, st.integers(1, 4 if ndim == 3 else 6), ndim), channels, options
 
 
-@settings(max_examples=50)
+@tries(50)
 @given(transposed(), st.booleans())
 def test_transposed_convolutions_with_every_attribute(case, with_channels):
     ndim, size, (ins, outs), options = case
@@ -167,7 +168,7 @@ def pools(draw):
     return (draw(st.integers(1, 3)), *per_axis(draw, st.integers(1, 4 if ndim == 3 else 7), ndim)), options
 
 
-@settings(max_examples=100)
+@tries(100)
 @given(pools())
 def test_average_pools_with_every_attribute(case):
     shape, options = case
@@ -265,7 +266,7 @@ def gradient_is_wrong(module, size):
     return module.mode == "nearest" and any(m in (n, 2 * n) for n, m in zip(size, outputs, strict=True))
 
 
-@settings(max_examples=15)
+@tries(15)
 @pytest.mark.parametrize(("mode", "ndim"), MODES)
 @given(data=st.data())
 def test_upsample_in_every_mode(mode, ndim, data):
@@ -575,7 +576,7 @@ def test_offset_of_a_network_is_its_value_at_zero():
     close(b, net(torch.zeros(1, 2, 5, 5, dtype=torch.float64)).detach().ravel())
 
 
-@settings(max_examples=60)
+@tries(60)
 @given(
     st.lists(st.sampled_from(["conv", "up", "pool", "pad", "norm", "transposed", "shuffle"]), min_size=2, max_size=5)
 )
