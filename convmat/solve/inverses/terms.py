@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
 
 from convmat.operators import (
     Chain,
@@ -19,9 +18,9 @@ from convmat.operators import (
     VStack,
     simplify,
 )
-from convmat.operators.base import parts_of
 from convmat.products.gram import kernel_of as _kernel_of
 from convmat.products.gram import single_kernels as _single_kernels
+from convmat.spectrum.trees import numbers_of, parts_of
 
 
 class UnsupportedError(ValueError):
@@ -59,10 +58,7 @@ def is_stack(A: ImageOperator) -> bool:
 
 def is_finite(A: ImageOperator) -> bool:
     """Whether every number that an operator of the package is made of is finite."""
-    parts = getattr(A, "matrices", ())
-    numbers = [getattr(A, name, 0) for name in ("weight", "values", "factor", "image")]
-    numbers += [part.data if issparse(part) else part for part in parts if part is not None]
-    return all(bool(np.isfinite(part).all()) for part in numbers) and all(map(is_finite, parts_of(A)))
+    return all(np.isfinite(part).all() for part in numbers_of(A)) and all(map(is_finite, parts_of(A)))
 
 
 def images_of(operator: Convolution) -> tuple[int, tuple[int, ...]]:
