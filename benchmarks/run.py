@@ -53,6 +53,8 @@ def main() -> None:
         output("memory.py", pinned=True),
         "### Two threads over one, idle and beside two busy processes\n",
         output("load.py"),
+        "### Sums and products of operators\n",
+        output("algebra.py", pinned=True),
         output("solvers.py", pinned=True),
         output("spectrum.py"),
         output("solve.py", pinned=True),
