@@ -11,6 +11,7 @@ from scipy.sparse.linalg import svds
 from convmat import (
     Conv1d,
     Conv2d,
+    Conv3d,
     Crop,
     Diagonal,
     Downsample,
@@ -19,6 +20,7 @@ from convmat import (
     Separable,
     Upsample,
     block_diag,
+    conv_matrix,
     hstack,
     identity,
     norm_bounds,
@@ -374,3 +376,27 @@ def test_what_has_no_known_values_is_refused_with_a_way_out(function):
     for A in (W @ W, vstack([TORUS, Diagonal(RNG.standard_normal((3, 40, 40)), (3, 40, 40))])):
         with pytest.raises(ValueError, match=r"none of what has known singular values.*norm_bounds\(A\).*svds"):
             function(A)
+
+
+@pytest.mark.parametrize("mode", ["replicate", "symmetric", "reflect", "circular", "zeros"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradient_of_an_image_is_bounded_tightly_whatever_its_border(mode, transposed):
+    differences = np.array([[[[-1.0, 0.0], [1.0, 0.0]]], [[[-1.0, 1.0], [0.0, 0.0]]]])
+    A = Conv2d(differences, (300, 200), padding=((0, 1), (0, 1)), padding_mode=mode)
+    lower, upper = norm_bounds(A.T if transposed else A)
+    axes = [conv_matrix([-1.0, 1.0], n, padding=((0, 1),), padding_mode=mode).toarray() for n in (300, 200)]
+    if mode in ("replicate", "symmetric", "circular"):  # there the two axes reach their norms on one image
+        truth = np.hypot(*(np.linalg.norm(axis, 2) for axis in axes))
+        assert lower <= truth * (1 + 1e-12)
+        assert truth <= upper * (1 + 1e-12)
+    assert upper <= 1.005 * lower
+
+
+def test_gradient_of_a_volume_is_bounded_tightly():
+    kernels = np.zeros((3, 1, 2, 2, 2))
+    kernels[:, 0, 0, 0, 0] = -1
+    kernels[0, 0, 1, 0, 0] = kernels[1, 0, 0, 1, 0] = kernels[2, 0, 0, 0, 1] = 1
+    A = Conv3d(kernels, (24, 22, 20), padding=((0, 1),) * 3, padding_mode="replicate")
+    truth = 2 * np.sqrt(sum(np.cos(np.pi / (2 * n)) ** 2 for n in (24, 22, 20)))  # of Neumann's Laplacian
+    lower, upper = norm_bounds(A)
+    assert lower <= truth <= upper <= 1.001 * lower

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ WAVES_LIMIT = 2**20
 
 _SINGLE = float(np.finfo(np.float32).eps)
 
+_FEW_BLOCKS = 12
+"""Blocks of one channel each whose norms are taken one by one."""
+
 _SWEEPS = 20
 """Steps of the power iteration with absolute weights."""
 
@@ -68,6 +72,8 @@ def convolution_bounds(A: Convolution, rtol: float) -> tuple[float, float]:
         products = Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked)
         lower = max(lower, lower_bound(geometry, kernel, products, torus, rtol))
         upper = min(upper, torus.upper)
+        if upper > (1 + rtol) * lower:
+            upper = min(upper, channel_bound(geometry, kernel))
         if upper > (1 + rtol) * lower:
             upper = min([upper, *schur_bounds(geometry, kernel, (1 + rtol) * lower)])
     return outwards(lower, upper, int(powers.item()))
@@ -133,6 +139,30 @@ def wave_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float]
     each_piece(waves, polynomial, kernel.dtype, lambda _start, _stop, blocks: found.append(block_values(blocks).max()))
     slack, away = 8 * sum(polynomial.block[1:]) * EPS, rounding(polynomial, [line.period for line in waves.angles])
     return max(0.0, max(found) * (1 - slack) - away), max(found) * (1 + slack) + away
+
+
+def channel_bound(geometry: Geometry, kernel: NDArray[Any]) -> float:
+    """By the norms of blocks of one output channel, or of one input channel, if there are few, of rank one each.
+
+    ||[A_1; A_2; ..]||^2 <= ||A_1||^2 + ||A_2||^2 + .., which is nearly the norm where all blocks are largest on one
+    image: differences along several axes, on a checkerboard.
+    """
+    groups, outs, ins = geometry.groups, len(kernel) // geometry.groups, kernel.shape[1]
+    grouped = kernel.reshape(groups, outs, *kernel.shape[1:])
+    least = math.inf
+    for axis, count in ((1, outs), (2, ins)):
+        if not 1 < groups * count <= _FEW_BLOCKS:
+            continue
+        squares = np.zeros(groups)
+        for group, channel in np.ndindex(groups, count):
+            part = grouped[group].take([channel], axis=axis - 1)
+            alone = replace(
+                geometry, groups=1, in_channels=part.shape[1], out_channels=len(part), channels=True, flip=False
+            )  # fmt: skip
+            found = kronecker_bounds(alone, part, _SINGLE)
+            squares[group] += math.inf if found is None else found[1] ** 2
+        least = min(least, math.sqrt(float(squares.max())) * (1 + 8 * EPS))
+    return least
 
 
 def schur_bounds(geometry: Geometry, kernel: NDArray[Any], target: float) -> Iterator[float]:
