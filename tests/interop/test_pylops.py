@@ -16,6 +16,7 @@ import convmat
 from convmat.interop.pylops import to_pylops
 from tests import oracle
 from tests.strategies import layers, tries
+from tests.trees import Trees
 
 pylops = pytest.importorskip("pylops")
 
@@ -259,3 +260,14 @@ def test_without_pylops_the_error_names_the_extra(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "to_pylops needs pylops: install the extra `pylops`, pip install 'convmat[pylops]'\n"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_expressions_pass_the_dot_test_of_pylops(seed):
+    trees = Trees(seed)
+    A, dense = trees.tree(3, trees.shape())
+    P = to_pylops(A)
+    x = trees.numbers(A.shape[1], np.float64)
+    tolerance = (1e-4 if trees.single else 1e-12) * max(1.0, np.abs(dense).max(initial=0))
+    np.testing.assert_allclose(P @ x, dense @ x, rtol=0, atol=tolerance * A.shape[1])
+    pylops.utils.dottest(P, *A.shape, complexflag=3 if A.dtype.kind == "c" else 0, rtol=1e-3 if trees.single else 1e-6)

@@ -15,6 +15,7 @@ from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Downsample, Pad, ch
 from convmat.interop.torch import TorchOperator, from_torch, to_torch
 from convmat.operators import Chain, Diagonal, Rearrange, Separable
 from tests.strategies import tries
+from tests.trees import Trees
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -905,3 +906,18 @@ def test_tensors_that_do_not_fit_are_refused(x, kind, message):
 def test_to_torch_refuses_what_is_not_an_operator():
     with pytest.raises(TypeError, match=r"^operator=\[1, 2\] must be a convmat operator on images, not list"):
         to_torch([1, 2])
+
+
+@pytest.mark.parametrize("chunk", range(4))
+def test_expressions_are_layers_whose_gradient_is_the_adjoint(chunk):
+    for seed in range(20 * chunk, 20 * (chunk + 1)):
+        trees = Trees(seed)
+        A, dense = trees.tree(3, trees.shape())
+        f = to_torch(A)
+        x = torch.from_numpy(trees.numbers((2, *A.input_shape), A.dtype)).requires_grad_()
+        y = f(x)
+        cotangent = torch.from_numpy(trees.numbers((2, *A.output_shape), A.dtype))
+        y.backward(cotangent)
+        rtol = 1e-4 if trees.single else 1e-12
+        close(y.detach().numpy().reshape(2, -1), x.detach().numpy().reshape(2, -1) @ dense.T, rtol)
+        close(x.grad.numpy().reshape(2, -1), cotangent.numpy().reshape(2, -1) @ dense.conj(), rtol)
