@@ -139,10 +139,11 @@ def _as_convolution(A: ImageOperator, like: Geometry | None) -> Conv | None:
     if isinstance(A, Diagonal) and like is not None and len(A.input_shape) == like.ndim + like.channels:
         channels = A.input_shape[0] if like.channels else 1
         spatial = A.input_shape[-like.ndim :]
-        values = np.broadcast_to(A.values, A.input_shape).reshape(channels, -1)
+        given = A.values.reshape((1,) * (len(A.input_shape) - A.values.ndim) + A.values.shape)
+        values = given.reshape(len(given) if like.channels else 1, -1)  # as given: an image may be far larger
         if not (values == values[:, :1]).all():
             return None
-        kernel = np.ascontiguousarray(values[:, :1]).reshape(channels, 1, *(1,) * like.ndim)
+        kernel = np.repeat(values[:, :1], channels // len(values), axis=0).reshape(channels, 1, *(1,) * like.ndim)
         return _make(kernel, [Axis(n, 1) for n in spatial], spatial, channels, like.channels, "auto")
     return None
 
