@@ -3,15 +3,18 @@
 2,000 random ones with `pytest -m 'slow or not slow' tests/test_algebra.py`.
 """
 
+import copy
 import pickle
 import re
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import convmat
 from convmat.operators import ImageOperator
+from convmat.operators.base import parts_of
 from tests.trees import Trees
 
 CHUNK = 50
@@ -177,3 +180,84 @@ def test_a_convolution_and_its_adjoint_are_one_product_where_that_costs_less(nam
     np.testing.assert_allclose(product @ x, down, rtol=1e-12, atol=1e-12 * abs(down).max())
     np.testing.assert_allclose(pickle.loads(pickle.dumps(product)) @ x, down, rtol=1e-12, atol=1e-12 * abs(down).max())
     np.testing.assert_allclose((conv @ conv.H) @ x, up, rtol=1e-12, atol=1e-12 * abs(up).max())
+
+
+@pytest.mark.parametrize("number", [3, np.float32(3), np.complex64(3j), np.float64(0.3), 10**30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_quotient_is_rounded_once_and_has_the_dtype_of_the_product(number, dtype):
+    of = layer(3, 3, dtype=dtype)
+    quotient = of / number
+    assert quotient.dtype == (of * number).dtype
+    exact = of.toarray().astype(np.complex128) / complex(number)
+    np.testing.assert_allclose(quotient.toarray(), exact, rtol=2 * np.finfo(quotient.dtype).eps)
+
+
+def test_a_multiple_of_a_multiple_is_one_however_often():
+    step = A
+    for _ in range(500):
+        step = -1.001 * step
+    assert step.of is A
+    np.testing.assert_allclose(step.T @ np.ones(60), 1.001**500 * (A.T @ np.ones(60)), rtol=1e-10)
+    assert 2 * (A / 2) is A
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_numbers_whose_product_leaves_the_dtype_stay_apart(dtype):
+    of = convmat.Conv1d(np.array([1, 2], dtype), 3)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for outer, inner in [(1e-300, 1e300), (1e300, 1e300), (0, 1e300), (0, np.inf), (1e-200, 1e-200)]:
+            whole = (inner * of).toarray()
+            np.testing.assert_array_equal((outer * (inner * of)).toarray()[0, :2], outer * whole[0, :2])
+
+
+def test_powers_reshape_between_the_factors():
+    A = convmat.Conv1d([1.0, 2.0], 5, padding=((0, 1),)) @ convmat.Rearrange((5, 1), 5)
+    assert (A**3).input_shape == (5, 1)
+    np.testing.assert_allclose((A**3).toarray(), np.linalg.matrix_power(A.toarray(), 3))
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble) == np.float64, reason="a longdouble is a double here")
+def test_a_longdouble_is_refused_by_its_own_name():
+    with pytest.raises(TypeError, match="the number has dtype"):
+        np.longdouble(2) * A
+
+
+class Reversed(ImageOperator):
+    """As users write operators: two methods, and nothing of how it is stored."""
+
+    def __init__(self):
+        super().__init__(np.dtype(np.float64), (4,), (4,))
+
+    def _forward(self, x):
+        return x[:, ::-1]
+
+    _backward = _forward
+
+
+@pytest.mark.parametrize("made", [
+    Reversed(), convmat.normal(layer(3, 3), 0.1), convmat.preconditioner(layer(3, 3), 0.1),
+    convmat.svd(layer(3, 3)).operator(), convmat.svd(layer(3, 3)).pinv(), 2 * Reversed() @ Reversed().T,
+])  # fmt: skip
+def test_operators_without_a_recipe_of_their_own_are_pickled_and_copied(made):
+    x = np.arange(float(made.shape[1]))
+    for other in (pickle.loads(pickle.dumps(made)), copy.copy(made), copy.deepcopy(made)):
+        assert type(other) is type(made)
+        np.testing.assert_array_equal(other @ x, made @ x)
+        assert other.T.T is other
+
+
+@pytest.mark.parametrize("made", [
+    convmat.Separable((3, 5), [np.ones((2, 3)), sparse.eye_array(5)]), convmat.preconditioner(layer(3, 3), 0.1),
+    convmat.preconditioner(layer(3, 3, padding_mode="circular"), 0.1), convmat.svd(layer(3, 3)).operator(),
+    convmat.normal(layer(3, 3), 0.1),
+])  # fmt: skip
+def test_of_no_images_there_are_no_results(made):
+    for operator in (made, made.T, 2 * made + made, convmat.vstack([made, made])):
+        assert operator.apply(np.zeros((2, 0, *operator.input_shape))).shape == (2, 0, *operator.output_shape)
+
+
+@pytest.mark.parametrize("made", [A @ B, convmat.normal(convmat.vstack([A, B]), 0.1)])
+def test_parts_are_the_same_after_a_product(made):
+    before = parts_of(made)
+    made @ np.ones(60)
+    assert parts_of(made) == before

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy import sparse
 
-from convmat.geometry import as_weight
+from convmat.geometry import result_dtype
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators.base import Algebra, ImageOperator, parts_of
-from convmat.operators.convolution import Convolution
+from convmat.operators.convolution import Conv, Convolution
 from convmat.operators.layers import Diagonal, Rearrange
-from convmat.operators.stencils import added
+from convmat.operators.stencils import added, multiplied
 
 _BLOCK = 2**24
 """Multiplications of a slab of rows whose entries are counted at a time."""
@@ -130,7 +130,7 @@ class Chain(ImageOperator):
         steps: list[tuple[ImageOperator, bool]] = []
         for factor in reversed(self._factors):
             before = steps[-1] if steps else None
-            if isinstance(factor, Convolution) and before and not before[1] and factor.is_adjoint_of(before[0]):
+            if before and not before[1] and _are_adjoint(factor, before[0]):
                 steps[-1] = before[0], True
             else:
                 steps.append((factor, False))
@@ -204,13 +204,7 @@ class Scaled(ImageOperator):
         super().__init__(dtype, of.input_shape, of.output_shape)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._typed(self._factor), self._of)
-
-    def _typed(self, factor: Any) -> Any:
-        """A factor that makes the product with the operator of the dtype that this has."""
-        if _number(factor, self._of.dtype)[1] == self.dtype:
-            return factor
-        return np.complex128(factor) if isinstance(factor, complex) else np.float64(factor)
+        return type(self), (_typed(self._factor, self._of, self.dtype), self._of)
 
     @property
     def factor(self) -> Any:
@@ -229,12 +223,12 @@ class Scaled(ImageOperator):
         return _times(self._factor, self._of._backward(y), y)
 
     def _flipped(self) -> Scaled:
-        return Scaled(self._typed(self._factor), self._of.T)
+        return Scaled(_typed(self._factor, self._of, self.dtype), self._of.T)
 
     def _adjoint(self) -> ImageOperator:
         if self.dtype.kind != "c":
             return self._transpose()
-        return Scaled(self._typed(self._factor.conjugate()), self._of.H)
+        return Scaled(_typed(self._factor.conjugate(), self._of, self.dtype), self._of.H)
 
     def tosparse(self, format: str = "csr") -> Any:
         check_format(format)
@@ -656,7 +650,8 @@ def power(of: ImageOperator, exponent: Any) -> ImageOperator:
         raise ValueError(f"A ** {count}: A must be square, and has the shape {of.shape}")
     if count == 0:
         return identity(of.input_shape, dtype=of.dtype)
-    return functools.reduce(product, [of] * count)
+    inner = [reshaped(of, of.input_shape, of.input_shape)] * (count - 1)
+    return Chain(of, *inner) if inner else of
 
 
 def total(left: ImageOperator, right: ImageOperator) -> ImageOperator:
@@ -665,16 +660,23 @@ def total(left: ImageOperator, right: ImageOperator) -> ImageOperator:
 
 
 def scaled(factor: Any, of: ImageOperator) -> ImageOperator:
-    """``factor * of``."""
+    """``factor * of``; of a multiple, with one number, unless that leaves the range of the dtype."""
+    if isinstance(of, Scaled):
+        value, dtype = _number(factor, of.dtype)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            rounded = multiplied(dtype.type(value), of.dtype.type(of.factor))
+        if rounded is not None and np.isfinite(rounded):
+            both = value * of.factor
+            return of.of if both == 1 and dtype == of.of.dtype else Scaled(_typed(both, of.of, dtype), of.of)
     return Scaled(factor, of)
 
 
-def reciprocal(number: Any) -> Any:
-    """1 / number, in the kind of the number."""
-    value, _ = _number(number, np.dtype(np.float64))
+def divided(of: ImageOperator, number: Any) -> ImageOperator:
+    """``of / number``."""
+    value, dtype = _number(number, of.dtype)
     if value == 0:
         raise ZeroDivisionError(f"A / {number!r}: an operator cannot be divided by 0")
-    return 1 / (value if isinstance(number, int | float | complex) and not isinstance(number, np.generic) else number)
+    return scaled(_typed(1 / value, of, dtype), of)
 
 
 ImageOperator._algebra = cast(Algebra, sys.modules[__name__])
@@ -711,8 +713,26 @@ def _number(value: Any, dtype: np.dtype[Any]) -> tuple[Any, np.dtype[Any]]:
     if array.dtype.kind in "biu":
         return float(value), dtype
     if isinstance(value, np.generic | np.ndarray):
-        return array.item(), np.result_type(dtype, as_weight(array).dtype)
+        return array.item(), result_dtype(dtype, array, "the number")
     return value, np.result_type(dtype, np.complex64) if array.dtype.kind == "c" else dtype
+
+
+def _typed(factor: Any, of: ImageOperator, dtype: np.dtype[Any]) -> Any:
+    """A factor, Python's, whose product with the operator has that dtype."""
+    if _number(factor, of.dtype)[1] == dtype:
+        return factor
+    return np.complex128(factor) if isinstance(factor, complex) else np.float64(factor)
+
+
+def _are_adjoint(A: ImageOperator, B: ImageOperator) -> bool:
+    """Whether one convolution is the adjoint of another, to the last digit."""
+    return (
+        isinstance(A, Convolution)
+        and isinstance(B, Convolution)
+        and A.geometry == B.geometry
+        and isinstance(A, Conv) is not isinstance(B, Conv)
+        and ((A._products is B._products and A.dtype.kind != "c") or np.array_equal(A.weight, B.weight.conj()))
+    )
 
 
 def _times(factor: Any, result: NDArray[Any], source: NDArray[Any]) -> NDArray[Any]:

@@ -36,7 +36,7 @@ class Algebra(Protocol):
 
     def scaled(self, factor: Any, of: ImageOperator) -> ImageOperator: ...
 
-    def reciprocal(self, number: Any) -> Any: ...
+    def divided(self, of: ImageOperator, number: Any) -> ImageOperator: ...
 
 
 class ImageOperator(LinearOperator):
@@ -70,8 +70,8 @@ class ImageOperator(LinearOperator):
         super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        made_again = ("_partner", "_steps")
-        return {name: value for name, value in vars(self).items() if name not in made_again}
+        state = super().__getstate__()  # scipy's has what it pickles its array namespace by
+        return {name: value for name, value in state.items() if name not in ("_partner", "_steps")}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -195,7 +195,7 @@ class ImageOperator(LinearOperator):
         return self._algebra.scaled(number, self) if _is_number(number) else super().__rmul__(number)
 
     def __truediv__(self, number: Any) -> ImageOperator:
-        return self._algebra.scaled(self._algebra.reciprocal(number), self)
+        return self._algebra.divided(self, number)
 
     def __pow__(self, exponent: Any) -> ImageOperator:
         return self._algebra.power(self, exponent)
@@ -379,7 +379,7 @@ def _is_number(x: Any) -> bool:
 
 def parts_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
     """The operators that one is made of, not what these are made of in turn."""
-    return tuple(_operators_in(vars(A)))
+    return tuple(_operators_in(A.__getstate__()))
 
 
 def _operators_in(value: Any) -> Iterator[ImageOperator]:
@@ -390,8 +390,8 @@ def _operators_in(value: Any) -> Iterator[ImageOperator]:
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _operators_in(part)
-    elif dataclasses.is_dataclass(value):
-        yield from _operators_in(vars(value))
+    elif dataclasses.is_dataclass(value):  # its fields: what it caches is made of these
+        yield from _operators_in([getattr(value, field.name) for field in dataclasses.fields(value)])
 
 
 def _told(name: str, text: str) -> str:

@@ -336,7 +336,7 @@ def _along(x: NDArray[Any], matrices: Sequence[AxisMatrix | None]) -> NDArray[An
             continue
         front, back = x.shape[:axis], x.shape[axis + 1 :]
         lines = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)  # (N_a, all others)
-        product = np.asarray(matrix @ lines).reshape(-1, *front, *back)
+        product = np.asarray(matrix @ lines).reshape(matrix.shape[0], *front, *back)
         x = np.moveaxis(product, 0, axis)
     return np.array(x, order="C")
 

@@ -27,6 +27,9 @@ from convmat.spectrum.scaling import as_dtype, as_float, near_one, times_power
 
 _MAXITER = 10_000
 
+_FAR_FROM_LIMITS = 2.0**-30, 2.0**30
+"""Images between these need no power of two: their products with an operator near one lose no digits."""
+
 _RTOL = 1e-6
 """What a preconditioner is chosen for, where nobody says how far it is to go."""
 
@@ -35,7 +38,7 @@ class _Hermitian(ImageOperator):
     """An operator that is its own adjoint."""
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(self._forward(y.conj()).conj())
+        return np.asarray(self._forward(y.conj()).conj()) if y.dtype.kind == "c" else self._forward(y)
 
     def _adjoint(self) -> Self:
         return self
@@ -56,8 +59,12 @@ class NormalOperator(_Hermitian):
 
     @blas_on_one_thread()
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        images, powers = near_one(x.reshape(len(x), self._problem.channels, *self._problem.size))
-        return times_power(self._problem.normal(images), powers + self._problem.normal_power).reshape(x.shape)
+        images = x.reshape(len(x), self._problem.channels, *self._problem.size)
+        largest = float(np.abs(images).max(initial=0))
+        if not _FAR_FROM_LIMITS[0] < largest < _FAR_FROM_LIMITS[1]:  # NaN too
+            images, powers = near_one(images)
+            return times_power(self._problem.normal(images), powers + self._problem.normal_power).reshape(x.shape)
+        return times_power(self._problem.normal(images), self._problem.normal_power).reshape(x.shape)
 
     def tosparse(self, format: str = "csr") -> Any:
         problem = self._problem
@@ -91,6 +98,8 @@ class Preconditioner(_Hermitian):
 
     @blas_on_one_thread()
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        if not len(x):  # an FFT of no images is refused
+            return x.copy()
         problem = self._inverse.problem
         wide = np.result_type(x, np.float64)
         images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *problem.size))
