@@ -174,3 +174,32 @@ def test_precision_of_the_whole_is_that_of_the_joint_weight():
 def test_what_is_no_operator_is_refused():
     with pytest.raises(TypeError, match="must be an operator on images"):
         simplify(np.eye(3))
+
+
+LINE = Conv1d([1e10, 1.0, 0.0], 4, padding=1)
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        1e300 * (LINE - Conv1d([1e10, -1.0, 5e-324], 4, padding=1)) + LINE,
+        np.inf * (Conv1d([1.0, 2.0], 4) - Conv1d([5e-324, 1.0], 4)) + Conv1d([1.0, 1.0], 4),
+        (1e-155 * Conv1d([1e200, 1e-200], 4)) @ Conv1d([1e200, 1e-200], 5),
+        identity(4) + Conv1d([np.inf, 1.0, np.nan], 4, padding=1),
+    ],
+)
+def test_what_is_finite_stays_finite_and_what_is_not_does_not(A):
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_allclose(simplify(A).toarray(), A.toarray(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("large", [Conv1d([1.5e308], 3), Diagonal([1.5e308], 3)])
+def test_a_sum_beyond_the_doubles_stays_a_sum(large):
+    A = large + large.T.T
+    np.testing.assert_array_equal(simplify(A) @ [0.1, 0.0, 0.25], A @ [0.1, 0.0, 0.25])
+
+
+def test_terms_that_cannot_be_joined_are_not_transposed(monkeypatch):
+    A = sum(Separable((3, 4), [np.full((2, 3), n), None]) for n in range(3))
+    monkeypatch.setattr(Separable, "_flipped", None)
+    assert simplify(A) is A

@@ -24,6 +24,12 @@ from convmat.products import Products
 _WIDER = 8
 """How many times the numbers of its parts a joint kernel may have, zeros counted."""
 
+_FAR = 2.0**64
+"""How far from 1 a number before a product may be that none of the factors takes."""
+
+_WITH_TAPS = (Conv, ConvTranspose, IndexMap, Diagonal)
+"""What may be a convolution."""
+
 Rule = Callable[[Any], ImageOperator]
 Pair = Callable[[ImageOperator, ImageOperator], ImageOperator | None]
 
@@ -98,14 +104,23 @@ def _same(parts: Sequence[ImageOperator], others: Sequence[ImageOperator]) -> bo
 
 def _chain(A: Chain) -> ImageOperator:
     """Neighbours are joined until none can be; numbers go into a factor that takes them."""
-    factor, parts = _without_numbers(Chain(*_simplified(A.factors(), A.dtype)).factors(), A.dtype)
+    given = Chain(*_simplified(A.factors(), A.dtype)).factors()
+    factor, parts = _without_numbers(given)
+    found = _product(parts, A)
+    taken = _taken(factor, found)
+    if taken is not None:
+        return taken
+    near = 1 / _FAR <= abs(factor) <= _FAR  # what is not may take the product of the others out of the range
+    return Scaled(factor, found) if near else _product(given, A)
+
+
+def _product(parts: Sequence[ImageOperator], A: Chain) -> ImageOperator:
     parts = _joined(parts, (_join_diagonals, _join_rearrangements, _join_taps))
     kept = [part for part in parts if not _is_identity(part)]
     if not kept:
         kept = [reshaped(parts[0], A.input_shape, A.output_shape)]
     kept = _with_shapes(kept, A)
-    found = kept[0] if len(kept) == 1 else A if _same(kept, A.factors()) else Chain(*kept)
-    return found if factor == 1 else times(factor, found)
+    return kept[0] if len(kept) == 1 else A if _same(kept, A.factors()) else Chain(*kept)
 
 
 def _with_shapes(parts: list[ImageOperator], A: ImageOperator) -> list[ImageOperator]:
@@ -125,7 +140,7 @@ def _factors_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
     return A.factors() if isinstance(A, Chain) else (A,)
 
 
-def _without_numbers(parts: Sequence[ImageOperator], dtype: np.dtype[Any]) -> tuple[Any, list[ImageOperator]]:
+def _without_numbers(parts: Sequence[ImageOperator]) -> tuple[Any, list[ImageOperator]]:
     """The product of the numbers among the factors, and the operators."""
     factor, left = 1.0, []
     for part in parts:
@@ -141,10 +156,7 @@ def _without_numbers(parts: Sequence[ImageOperator], dtype: np.dtype[Any]) -> tu
 def _sum(A: Sum) -> ImageOperator:
     parts: list[ImageOperator] = []
     for part in _simplified(A.terms(), A.dtype):
-        if isinstance(part, Scaled) and isinstance(part.of, Sum):
-            parts.extend(times(part.factor, term) for term in part.of.terms())
-        else:
-            parts.extend(part.terms() if isinstance(part, Sum) else (part,))
+        parts.extend(part.terms() if isinstance(part, Sum) else (part,))
     joined = _joined_anywhere(parts, (_add_diagonals, _add_taps))
     return joined[0] if len(joined) == 1 else A if _same(joined, A.terms()) else Sum(*joined)
 
@@ -271,9 +283,10 @@ def _join_diagonals(left: ImageOperator, right: ImageOperator) -> ImageOperator 
 
 
 def _add_diagonals(left: ImageOperator, right: ImageOperator) -> ImageOperator | None:
-    if isinstance(left, Diagonal) and isinstance(right, Diagonal):
-        return Diagonal(left.values + right.values, left.input_shape)
-    return None
+    if not (isinstance(left, Diagonal) and isinstance(right, Diagonal)):
+        return None
+    values = left.values + right.values
+    return Diagonal(values, left.input_shape) if np.isfinite(values).all() else None
 
 
 def _join_rearrangements(left: ImageOperator, right: ImageOperator) -> ImageOperator | None:
@@ -324,6 +337,8 @@ def _join_taps(left: ImageOperator, right: ImageOperator) -> ImageOperator | Non
 
 
 def _add_taps(left: ImageOperator, right: ImageOperator) -> ImageOperator | None:
+    if not (isinstance(left, _WITH_TAPS) and isinstance(right, _WITH_TAPS)):
+        return None  # before transposes are made: a sum of many terms has many pairs
     return _either(added((left, right), _WIDER), added((left.T, right.T), _WIDER))
 
 

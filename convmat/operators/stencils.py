@@ -79,6 +79,8 @@ def added(parts: Sequence[ImageOperator], wider: float) -> Conv | None:
     if g.out_channels * (g.in_channels // joint) * taps > wider * sum(conv.weight.size for conv in convs):
         return None
     kernel = functools.reduce(np.add, (_regrouped(k, n, joint) for k, n in zip(kernels, groups, strict=True)))
+    if not np.isfinite(kernel).all():
+        return None  # what is infinite times 0 is not what the sum of the products is
     return _make(kernel, axes, g.output_size, joint, g.channels, _method(*_given(*parts)))
 
 
