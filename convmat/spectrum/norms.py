@@ -44,6 +44,9 @@ Bounds = tuple[float, float]
 CHEAP = 2**22
 """Entries of all parts together, as if they were dense, up to which a small matrix is built from them."""
 
+_FARTHEST = 2.0**500
+"""How far from 1 the norm of the absolute matrix may be for bounds from products A x; beyond, the structure is left."""
+
 
 @blas_on_one_thread()
 def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
@@ -184,9 +187,10 @@ def _bounds(A: ImageOperator, rtol: float) -> Bounds:
         return _squared(_bounds(half, rtol / 2))
     B = simplify(A)
     lower, upper = _known(B, rtol)
-    if upper > (1 + rtol) * lower:
+    tame = _tame(B)
+    if tame and upper > (1 + rtol) * lower:
         lower = max(lower, _measured(B, upper, rtol))
-    if upper > (1 + rtol) * lower and not isinstance(B, Convolution):
+    if tame and upper > (1 + rtol) * lower and not isinstance(B, Convolution):
         upper = min(upper, _schur(B, (1 + rtol) * lower))
     away = 0.0 if B is A else rounding(A).error  # simplifying rounds no more than a product does
     return max(0.0, lower - away), upper + away
@@ -196,7 +200,7 @@ def _known(A: ImageOperator, rtol: float) -> Bounds:
     """What the structure says."""
     if (half := half_of(A)) is not None:
         return _squared(_known(half, rtol / 2))
-    if isinstance(A, Chain | Sum | Blocks) and math.prod(A.shape) <= SMALL and _entries(A) <= CHEAP:
+    if isinstance(A, Chain | Sum | Blocks) and math.prod(A.shape) <= SMALL and _entries(A) <= CHEAP and _tame(A):
         away = rounding(A).error
         lower, upper = _dense(A.toarray())
         return max(0.0, lower - away), upper + away
@@ -211,6 +215,11 @@ def _rule(table: dict[type[ImageOperator], Any], A: ImageOperator) -> Any:
 def _entries(A: ImageOperator) -> int:
     """Entries of the matrices of all leaves, as if they were dense."""
     return sum(_entries(part) for part in parts_of(A)) or math.prod(A.shape)
+
+
+def _tame(A: ImageOperator) -> bool:
+    """Whether squares of what its products give stay in the range of doubles: not those of hundreds of factors."""
+    return _FARTHEST**-1 < rounding(A).magnitude < _FARTHEST
 
 
 def _measured(A: ImageOperator, upper: float, rtol: float) -> float:
