@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import matrix
@@ -76,16 +75,6 @@ class Convolution(ImageOperator):
         if fused is None:
             return super()._normal(x)
         return fused(_with_channels(x, self.geometry)).reshape(x.shape)
-
-    def is_adjoint_of(self, other: ImageOperator) -> bool:
-        """Whether this is the adjoint of another convolution, to the last digit."""
-        return (
-            isinstance(other, Convolution)
-            and self.geometry == other.geometry
-            and isinstance(self, Conv) is not isinstance(other, Conv)
-            and ((self.dtype.kind != "c" and self._products is other._products)
-                 or np.array_equal(self.weight, other.weight.conj()))
-        )  # fmt: skip
 
     def _flipped(self) -> Convolution:
         return self._partners[self.geometry.ndim]._of(self._products)

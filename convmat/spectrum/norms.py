@@ -127,8 +127,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     which power iteration makes tight for weights of one sign, under every padding mode. Its first step, q = 1, is at
     most ||A||_1 ||A||_inf.
 
-    *Few channels.* A with the outputs (or inputs) of a few channels, A_1, A_2, ..., of rank one each, as differences along
-    several axes: ||A||^2 <= ||A_1||^2 + ||A_2||^2 + ..., by SVDs.
+    *Few channels.* A with the outputs (or inputs) of a few channels, A_1, A_2, ..., of rank one each, as differences
+    along several axes: ||A||^2 <= ||A_1||^2 + ||A_2||^2 + ..., by SVDs.
 
     *Exact.* Kernels of rank one (Kronecker products; the distance from rank one is added), what is block diagonal in
     waves (`singular_values`) if the blocks are not many, and small matrices: by SVD.

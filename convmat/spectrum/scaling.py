@@ -29,6 +29,8 @@ def near_one(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 def times_power(values: NDArray[Any], exponents: ArrayLike) -> NDArray[Any]:
     """The values times 2^exponent, of the same dtype: rounded once, infinite only beyond that dtype."""
+    if np.ndim(exponents) == 0 and exponents == 0:
+        return values
     parts = _parts(values)
     info = np.finfo(parts.dtype)
     powers = np.clip(exponents, 3 * info.minexp, 3 * info.maxexp).astype(np.int32)[..., None]

@@ -118,10 +118,13 @@ class Problem:
 
     def normal(self, x: NDArray[Any]) -> NDArray[Any]:
         """(A^H A + damp^2 R^H R) x: (batch, C, N_1..N_D) -> the same."""
-        result = self.shift * x
+        result = self.shift * x if self.shift else None
         for term, weight in zip(self.terms, self.weights, strict=True):
             images = x.reshape(len(x), *term.input_shape).astype(np.result_type(term.dtype, x), copy=False)
-            result = result + weight**2 * term._normal(images).reshape(x.shape)
+            part = term._normal(images).reshape(x.shape)
+            part = part if weight == 1 else weight**2 * part
+            result = part if result is None else result + part
+        assert result is not None
         return result
 
     def right_side(self, y: NDArray[Any]) -> NDArray[Any]:
