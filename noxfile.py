@@ -21,7 +21,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 
 def suite(session: nox.Session, *requirements: str) -> None:
-    """All tests, with fewer random cases each than by the README's command, in an environment with these requirements."""
+    """All tests, with fewer random cases than by the README's command, in an environment with these requirements."""
     session.install(*requirements)
     session.run("python", "-m", "pytest", "-n", "auto", "--hypothesis-profile=brief", *session.posargs)
 
