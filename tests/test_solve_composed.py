@@ -133,3 +133,17 @@ def test_foreign_operators_are_refused():
     foreign = A + LinearOperator(A.shape, matvec=lambda x: x, rmatvec=lambda x: x, dtype=float)
     with pytest.raises(TypeError, match="must be an operator of convmat"):
         tikhonov(foreign, np.ones(A.shape[0]), 0.1)
+
+
+@pytest.mark.parametrize("n", [6, N])
+@pytest.mark.parametrize("kind", [np.float64, np.complex128])
+def test_complex_multiples_of_real_operators_have_complex_solutions(n, kind):
+    B, C = blur("zeros", n=n), blur("reflect", n=n)
+    for A in (1j * vstack([B, C]), vstack([B, 2j * B])):
+        y = RNG.standard_normal(A.output_shape).astype(kind)
+        x, info = tikhonov(A, y, 0.3, rtol=1e-10)
+        assert info.converged
+        assert x.dtype == A.dtype
+        np.testing.assert_allclose(x.ravel(), dense_solution(A, y, 0.3, None), atol=1e-8)
+        check_adjoint(normal(A, 0.3))
+        check_adjoint(preconditioner(A, 0.3))

@@ -50,7 +50,7 @@ class NormalOperator(_Hermitian):
     def __init__(self, problem: Problem) -> None:
         self._problem, self._damp = problem.scaled(), problem.damp
         shape = problem.operator.input_shape
-        super().__init__(np.result_type(*(term.dtype for term in problem.terms)), shape, shape)
+        super().__init__(problem.given_dtype, shape, shape)
 
     @property
     def damp(self) -> float:
@@ -83,8 +83,7 @@ class Preconditioner(_Hermitian):
     def __init__(self, inverse: Inverse) -> None:
         self._inverse = inverse
         shape = inverse.problem.operator.input_shape
-        dtype = np.result_type(*(term.dtype for term in inverse.problem.terms))
-        super().__init__(dtype, shape, shape)
+        super().__init__(inverse.problem.given_dtype, shape, shape)
 
     @property
     def kind(self) -> str:
@@ -379,7 +378,7 @@ def tikhonov(
     problem = _problem(A, damp, regularizer).scaled()
     rtol, most = _check_limits(rtol, maxiter, problem)
     array = np.asarray(y)
-    dtype = result_dtype(np.result_type(*(term.dtype for term in problem.terms)), array, "y")
+    dtype = result_dtype(problem.given_dtype, array, "y")
     batch, restore = _as_batch(A, array)
     if not np.isfinite(array).all():
         count = int(np.size(array) - np.count_nonzero(np.isfinite(array)))

@@ -81,7 +81,12 @@ class Problem:
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """float64, or complex128 if an operator is complex."""
-        return np.result_type(np.float64, *(term.dtype for term in self.terms))
+        return np.result_type(np.float64, self.given_dtype)
+
+    @property
+    def given_dtype(self) -> np.dtype[Any]:
+        """That of A and R together: of complex multiples, the terms may be real."""
+        return np.result_type(self.operator.dtype, *([] if self.regularizer is None else [self.regularizer.dtype]))
 
     @cached_property
     def convolutions(self) -> tuple[Convolution, ...]:
