@@ -140,6 +140,8 @@ def test_matrix_of_a_sum_on_one_grid_is_built_once(monkeypatch):
         (TypeError, "not by None", lambda: A / None),
         (ValueError, "1329 bits", lambda: 10**400 * A),
         (ZeroDivisionError, "A / 0", lambda: A / 0),
+        (ValueError, "beyond the largest double", lambda: A / 1e-310),
+        (ValueError, "a chain lists its factors", lambda: A ** 10**9),
         (ValueError, "must not be negative", lambda: A**-1),
         (TypeError, "must be an integer", lambda: A**0.5),
         (TypeError, "not a bool", lambda: A**True),

@@ -30,6 +30,9 @@ _BLOCK = 2**24
 _COUNTED = 64
 """Parts of a stack, and of those parts, whose entries are counted one by one for a drawing."""
 
+_MOST_FACTORS = 2**20
+"""Factors of a power."""
+
 Shape = tuple[int, ...]
 
 
@@ -646,6 +649,8 @@ def power(of: ImageOperator, exponent: Any) -> ImageOperator:
         raise TypeError(f"A ** {exponent!r}: the exponent must be an integer, not a bool")
     if count < 0:
         raise ValueError(f"A ** {count}: the exponent must not be negative; to solve with A is what tikhonov does")
+    if count > _MOST_FACTORS:
+        raise ValueError(f"A ** {count}: a chain lists its factors, at most {_MOST_FACTORS}; svd(A) has functions of A")
     if of.shape[0] != of.shape[1]:
         raise ValueError(f"A ** {count}: A must be square, and has the shape {of.shape}")
     if count == 0:
@@ -676,6 +681,10 @@ def divided(of: ImageOperator, number: Any) -> ImageOperator:
     value, dtype = _number(number, of.dtype)
     if value == 0:
         raise ZeroDivisionError(f"A / {number!r}: an operator cannot be divided by 0")
+    if abs(1 / value) == math.inf:
+        raise ValueError(
+            f"A / {number!r}: 1 / {value} is beyond the largest double; divide twice, by numbers that are not"
+        )
     return scaled(_typed(1 / value, of, dtype), of)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from convmat.geometry import as_weight
 from convmat.operators.algebra import BlockDiagonal, Blocks, Chain, Scaled, Sum, VStack, reshaped
-from convmat.operators.base import ImageOperator
+from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.convolution import Conv, ConvTranspose
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange
@@ -65,6 +65,9 @@ def simplify(A: ImageOperator) -> ImageOperator:
     * neighbouring diagonals are one, and neighbouring rearrangements, where one reshape and transposition says both;
       identities are left out.
 
+    Zeros between the taps and channels of a joint kernel are multiplied like other numbers: a NaN in an image reaches
+    the outputs whose joint kernel covers it, which may be more than the parts reach.
+
     Examples
     --------
     >>> import numpy as np
@@ -79,6 +82,16 @@ def simplify(A: ImageOperator) -> ImageOperator:
     """  # noqa: E501
     if not isinstance(A, ImageOperator):
         raise TypeError(f"A is of type {type(A).__name__}: it must be an operator on images")
+    found = _simplify(A)
+    return found if _count(found) <= _count(A) else A
+
+
+def _count(A: ImageOperator) -> int:
+    """Operators in a tree."""
+    return 1 + sum(map(_count, parts_of(A)))
+
+
+def _simplify(A: ImageOperator) -> ImageOperator:
     rule = next((RULES[kind] for kind in type(A).__mro__ if kind in RULES), None)
     if rule is None:
         return A
@@ -89,7 +102,7 @@ def simplify(A: ImageOperator) -> ImageOperator:
 
 
 def _simplified(parts: Iterable[ImageOperator], dtype: np.dtype[Any]) -> list[ImageOperator]:
-    return [_precise(simplify(part), dtype) for part in parts]
+    return [_precise(_simplify(part), dtype) for part in parts]
 
 
 def _precise(A: ImageOperator, dtype: np.dtype[Any]) -> ImageOperator:
@@ -162,7 +175,7 @@ def _sum(A: Sum) -> ImageOperator:
 
 
 def _scaled(A: Scaled) -> ImageOperator:
-    found = times(A.factor, _precise(simplify(A.of), A.dtype))
+    found = times(A.factor, _precise(_simplify(A.of), A.dtype))
     return A if isinstance(found, Scaled) and found.of is A.of else found
 
 
