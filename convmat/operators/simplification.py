@@ -87,8 +87,9 @@ def simplify(A: ImageOperator) -> ImageOperator:
 
 
 def _count(A: ImageOperator) -> int:
-    """Operators in a tree."""
-    return 1 + sum(map(_count, parts_of(A)))
+    """What a tree multiplies by: its leaves and numbers. To move entries costs next to nothing."""
+    parts = parts_of(A)
+    return sum(map(_count, parts)) + (isinstance(A, Scaled) if parts else not isinstance(A, Rearrange))
 
 
 def _simplify(A: ImageOperator) -> ImageOperator:
