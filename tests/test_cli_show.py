@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 
 import convmat
+from convmat.operators import Scaled
 from tests import cli, oracle
 from tests.strategies import layers, transposed_layers, tries
 from tests.trees import Trees
@@ -312,7 +313,7 @@ def saved(A, folder):
 @pytest.mark.parametrize("seed", range(25))
 def test_the_picture_of_an_operator_in_a_file_has_its_entries(seed, tmp_path):
     A, dense = Trees(seed).tree(3, (4, 3))
-    A = 2 * A  # no layer
+    A = Scaled(2, A)  # no layer
     printed = cli.run("show", saved(A, tmp_path), "--width", 200)
     found = cli.entries(printed)
     stored = A.tosparse("coo")

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from convmat.geometry import result_dtype
+from convmat.matrix import check_bytes
 from convmat.operators import ImageOperator, simplify
 from convmat.products.threads import blas_on_one_thread
 from convmat.solve.inverses import INVERSES, Inverse, Problem
@@ -261,6 +262,11 @@ def preconditioner(
     if not isinstance(kind, str):
         raise TypeError(f"kind={kind!r} must be a word")
     if kind == "auto":
+        check_bytes(
+            f"a preconditioner of {problem.unknowns} unknowns, on two images,",
+            4 * problem.dtype.itemsize * problem.unknowns,
+            "cut the image into parts that overlap, and solve for each; scipy's lsqr(A, y, damp=damp) needs none",
+        )
         return Preconditioner(choose(problem, _RTOL))
     if kind not in INVERSES:
         raise ValueError(f"kind={kind!r} must be one of 'auto', {', '.join(map(repr, INVERSES))}")
