@@ -237,7 +237,8 @@ class Scaled(ImageOperator):
         check_format(format)
         product = self._of.tosparse()
         data = product.data.astype(self.dtype, copy=False)
-        return as_format(product._with_data(data * self._factor, copy=False), format)
+        scaled = (data * self._factor).astype(self.dtype, copy=False)  # numpy 1 widens it for a large factor
+        return as_format(product._with_data(scaled, copy=False), format)
 
     def _cells(self, row_edges: Sequence[int], column_edges: Sequence[int]) -> NDArray[Any] | None:
         return self._of._cells(row_edges, column_edges)

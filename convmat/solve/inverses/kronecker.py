@@ -30,7 +30,7 @@ from convmat.spectrum.values import ROUNDING, outer, rank_one
 _NEARLY = 1e-10
 """The part of a kernel that may be missing from its separable neighbour, in a term that is not approximated."""
 
-_COMMUTING = 32 * np.finfo(np.float64).eps
+_COMMUTING = 512 * np.finfo(np.float64).eps
 """What may be left beside the diagonal, per sample, relative to the largest eigenvalue."""
 
 _LONGEST_AXIS = 4096
