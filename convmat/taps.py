@@ -7,8 +7,9 @@ module and nowhere else: everything above it asks an `Axis`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,30 @@ class Axis:
         """The position s m + d k on the extended input."""
         return self.stride * output + self.dilation * tap
 
+    def ending_at(self, outputs: int) -> Axis:
+        """The axis with the padding behind the input that gives so many outputs, and no sample more."""
+        return replace(self, hi=self.window(outputs) - self.size - self.lo)
+
+    def then(self, later: Axis) -> Axis:
+        """The axis of one convolution after another, of which one has a single tap, as far as that reads no padding.
+
+        Where this one moves nothing, the padding of the later one stays. The end is that of `later` if it is given by
+        `ending_at`.
+        """
+        mode = later.mode if (self.taps, self.stride, self.lo, self.hi) == (1, 1, 0, 0) else self.mode
+        dilation = self.dilation if later.taps == 1 else self.stride * later.dilation
+        lo, taps = self.lo + self.stride * later.lo, self.taps * later.taps
+        return Axis(self.size, taps, self.stride * later.stride, dilation, lo, 0, mode)
+
+    def turned(self) -> Axis:
+        """The axis of the transpose, for stride 1: its taps are those of this one, the last one first."""
+        return Axis(self.output, self.taps, 1, self.dilation, self.span - 1 - self.lo, 0, self.mode)
+
+    def taps_on(self, other: Axis) -> slice:
+        """The taps of another axis that read what the taps of this one read."""
+        first, step = (other.lo - self.lo) // other.dilation, max(1, self.dilation // other.dilation)
+        return slice(first, first + step * (self.taps - 1) + 1, step)
+
     def reach(self, outputs: Index) -> Index:
         """Positions s m + d k - lo, counted from the first input sample, before the padding mode. (len, K)"""
         taps = np.arange(self.taps, dtype=np.int64)
@@ -150,3 +175,19 @@ class Axis:
         first = min(max(0, -((offset - self.lo) // self.stride)), count)
         last = (self.size - 1 + self.lo - offset) // self.stride + 1
         return first, max(first, min(last, count)), self.stride * first + offset - self.lo
+
+
+def joint_axis(axes: Sequence[Axis]) -> Axis | None:
+    """The axis whose taps read every position that one of these reads; None if they differ in stride or padding mode.
+
+    What reads no padding fits every mode, and a single output every stride.
+    """
+    modes = {axis.mode for axis in axes if not axis.reads_no_padding}
+    strides = {axis.stride for axis in axes if axis.output > 1}
+    if len(modes) > 1 or len(strides) > 1:
+        return None
+    lo, end = max(axis.lo for axis in axes), max(axis.span - axis.lo for axis in axes)
+    steps = [axis.dilation for axis in axes if axis.taps > 1] + [lo - axis.lo for axis in axes]
+    dilation = math.gcd(*steps) or 1
+    taps, stride = (end + lo - 1) // dilation + 1, strides.pop() if strides else 1
+    return Axis(axes[0].size, taps, stride, dilation, lo, 0, modes.pop() if modes else "zeros")

@@ -153,23 +153,6 @@ class Chain(ImageOperator):
         return Chain(*(factor.H for factor in reversed(self._factors)))
 
     def tosparse(self, format: str = "csr") -> Any:
-        """The product of the matrices of the factors, as a sparse array.
-
-        Parameters
-        ----------
-        format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
-
-        Returns
-        -------
-        scipy.sparse array, shape `shape`
-
-        Raises
-        ------
-        ValueError
-            If the format is unknown.
-        MemoryError
-            If it, or a product on the way, does not fit in this machine's memory; raised before it is allocated.
-        """
         check_format(format)
         matrices = (factor.tosparse().astype(self.dtype, copy=False) for factor in self._factors)
         return as_format(functools.reduce(_multiply, matrices), format)

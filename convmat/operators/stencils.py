@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from convmat.operators.convolution import Conv, Conv1d, Conv2d, Conv3d, Convolut
 from convmat.operators.factors import Crop, IndexMap
 from convmat.operators.layers import Diagonal
 from convmat.products import Products
-from convmat.taps import Axis
+from convmat.taps import Axis, joint_axis
 
 
 def multiplied(a: Any, b: Any) -> Any:
@@ -40,79 +41,92 @@ def composed(left: ImageOperator, right: ImageOperator) -> Conv | None:
     both = as_convolutions(left, right) if _may_pick(left) or _may_pick(right) else None
     if both is None:
         return None
-    first, second = both[1].geometry, both[0].geometry  # the right one is applied first
-    if _picks(both[0]) and all(axis.reads_no_padding for axis in second.axes):
-        kernel = multiplied(_kernel(both[1]), _kernel(both[0]))
-        axes = [
-            Axis(b.size, b.taps, b.stride * a.stride, b.dilation, b.lo + b.stride * a.lo, 0, b.mode)
-            for a, b in zip(second.axes, first.axes, strict=True)
-        ]
-        groups = first.groups
-    elif _picks(both[1]) and (_stays(first) or all(axis.reads_no_padding for axis in second.axes)):
-        scales = _kernel(both[1]).reshape(second.groups, 1, -1, *(1,) * second.ndim)
-        grouped = _kernel(both[0]).reshape(second.groups, -1, *_kernel(both[0]).shape[1:])
-        product = multiplied(grouped, scales)
-        kernel = None if product is None else product.reshape(_kernel(both[0]).shape)
-        axes = [
-            Axis(b.size, a.taps, b.stride * a.stride, b.stride * a.dilation, b.stride * a.lo + b.lo, 0, mode)
-            for a, b in zip(second.axes, first.axes, strict=True)
-            for mode in [a.mode if _stays(first) else b.mode]
-        ]
-        groups = second.groups
+    last, first = both
+    g, h = last.geometry, first.geometry
+    inside = all(axis.reads_no_padding for axis in g.axes)
+    if _picks(last) and inside:
+        kernel, groups = multiplied(_kernel(first), _kernel(last)), h.groups
+    elif _picks(first) and (inside or _stays(h)):
+        scales = np.repeat(_kernel(first).reshape(g.groups, 1, -1), g.out_channels // g.groups, axis=1)
+        kernel = multiplied(_kernel(last), scales.reshape(*_kernel(last).shape[:2], *(1,) * g.ndim))
+        groups = g.groups
     else:
         return None
-    if kernel is None or any(axis.window(m) < 1 for axis, m in zip(axes, second.output_size, strict=True)):
+    axes = [before.then(axis) for before, axis in zip(h.axes, g.axes, strict=True)]
+    if kernel is None or any(axis.window(m) < 1 for axis, m in zip(axes, g.output_size, strict=True)):
         return None
-    return _make(kernel, axes, second.output_size, groups, first.channels, _method(*_given(left, right)))
+    return _make(kernel, axes, g.output_size, groups, h.channels, _method(*_given(left, right)))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Convolutions of one stride, padding mode and grid, with the axes whose taps all of them can have."""
+
+    convs: list[Conv]
+    axes: list[Axis]
+    method: str
+
+    @classmethod
+    def of(cls, parts: Sequence[ImageOperator], wider: float) -> _Grid | None:
+        """The grid, if there is one, and the joint taps are at most so many times as many."""
+        convs = as_convolutions(*parts)
+        if convs is None or len({(c.geometry.input_size, c.geometry.output_size) for c in convs}) > 1:
+            return None
+        found = [joint_axis(lines) for lines in zip(*(conv.geometry.axes for conv in convs), strict=True)]
+        axes = [axis for axis in found if axis is not None]
+        most = wider * sum(math.prod(conv.geometry.kernel_size) for conv in convs)
+        if len(axes) < len(found) or math.prod(axis.taps for axis in axes) > most:
+            return None
+        return cls(convs, axes, _method(*_given(*parts)))
+
+    def holds(self, outs: int, ins: int, wider: float) -> bool:
+        """Whether a kernel of so many channels has at most so many times the numbers of all weights."""
+        numbers = outs * ins * math.prod(axis.taps for axis in self.axes)
+        return numbers <= wider * sum(conv.weight.size for conv in self.convs)
+
+    def kernels(self, groups: int | None = None) -> list[NDArray[Any]]:
+        """The kernels on the joint taps, zeros where they have none, in so many groups; by default in their own."""
+        return [regrouped(_spread(c, self.axes), c.geometry.groups, groups or c.geometry.groups) for c in self.convs]
+
+    def conv(self, kernel: NDArray[Any], groups: int, channels: bool = True) -> Conv:
+        """The convolution with that kernel on the grid."""
+        return _make(kernel, self.axes, self.convs[0].geometry.output_size, groups, channels, self.method)
 
 
 def added(parts: Sequence[ImageOperator], wider: float) -> Conv | None:
     """The sum of convolutions of one stride, padding mode and grid, by kernels at most so many times as large."""
-    convs = as_convolutions(*parts)
-    aligned = None if convs is None else _aligned(convs, wider)
-    if convs is None or aligned is None:
+    grid = _Grid.of(parts, wider)
+    if grid is None:
         return None
-    kernels, axes = aligned
-    groups = [conv.geometry.groups for conv in convs]
-    joint, g = math.gcd(*groups), convs[0].geometry
-    taps = math.prod(axis.taps for axis in axes)
-    if g.out_channels * (g.in_channels // joint) * taps > wider * sum(conv.weight.size for conv in convs):
+    joint, g = math.gcd(*(conv.geometry.groups for conv in grid.convs)), grid.convs[0].geometry
+    if not grid.holds(g.out_channels, g.in_channels // joint, wider):
         return None
-    kernel = functools.reduce(np.add, (_regrouped(k, n, joint) for k, n in zip(kernels, groups, strict=True)))
+    kernel = functools.reduce(np.add, grid.kernels(joint))
     if not np.isfinite(kernel).all():
         return None  # what is infinite times 0 is not what the sum of the products is
-    return _make(kernel, axes, g.output_size, joint, g.channels, _method(*_given(*parts)))
+    return grid.conv(kernel, joint, g.channels)
 
 
 def concatenated(parts: Sequence[ImageOperator], axis: int, wider: float) -> Conv | None:
     """One convolution with the output (axis 0) or input channels (axis 1) of all."""
-    convs = as_convolutions(*parts)
-    aligned = None if convs is None else _aligned(convs, wider)
-    if convs is None or aligned is None:
+    grid = _Grid.of(parts, wider)
+    if grid is None:
         return None
-    kernels, axes = aligned
-    counts = [(conv.geometry.out_channels, conv.geometry.in_channels) for conv in convs]
-    numbers = sum(count[axis] for count in counts) * counts[0][1 - axis] * math.prod(line.taps for line in axes)
-    if numbers > wider * sum(conv.weight.size for conv in convs):
+    counts = [(conv.geometry.out_channels, conv.geometry.in_channels) for conv in grid.convs]
+    if not grid.holds(sum(count[axis] for count in counts), counts[0][1 - axis], wider):
         return None
-    kernel = np.concatenate(
-        [_regrouped(k, conv.geometry.groups, 1) for k, conv in zip(kernels, convs, strict=True)], axis=axis
-    )
-    return _make(kernel, axes, convs[0].geometry.output_size, 1, True, _method(*_given(*parts)))
+    return grid.conv(np.concatenate(grid.kernels(1), axis=axis), 1)
 
 
 def side_by_side(parts: Sequence[ImageOperator], wider: float) -> Conv | None:
     """One convolution whose groups are those of all, of as many channels each."""
-    convs = as_convolutions(*parts)
-    aligned = None if convs is None else _aligned(convs, wider)
-    if convs is None or aligned is None:
+    grid = _Grid.of(parts, wider)
+    if grid is None:
         return None
-    kernels, axes = aligned
-    groups = [conv.geometry.groups for conv in convs]
-    if len({(k.shape[0] // g, k.shape[1]) for k, g in zip(kernels, groups, strict=True)}) > 1:
+    geometries = [conv.geometry for conv in grid.convs]
+    if len({(g.out_channels // g.groups, g.in_channels // g.groups) for g in geometries}) > 1:
         return None
-    kernel = np.concatenate(kernels)
-    return _make(kernel, axes, convs[0].geometry.output_size, sum(groups), True, _method(*_given(*parts)))
+    return grid.conv(np.concatenate(grid.kernels()), sum(g.groups for g in geometries))
 
 
 def as_convolution(A: ImageOperator, like: Geometry | None = None) -> Conv | None:
@@ -157,8 +171,7 @@ def _turned(A: ConvTranspose) -> Conv | None:
     if set(g.stride) != {1} or not (torus or all(a.mode == "zeros" or a.reads_no_padding for a in g.axes)):
         return None
     kernel = _swapped(np.flip(g.kernel(A.weight), axis=tuple(range(2, 2 + g.ndim))), g.groups)
-    mode = "circular" if torus else "zeros"
-    axes = [Axis(a.output, a.taps, 1, a.dilation, a.span - 1 - a.lo, 0, mode) for a in g.axes]
+    axes = [replace(axis.turned(), mode="circular" if torus else "zeros") for axis in g.axes]
     return _make(kernel, axes, g.input_size, g.groups, g.channels, A._products.asked)
 
 
@@ -178,10 +191,7 @@ def _make(
     kernel: NDArray[Any], axes: Sequence[Axis], sizes: Sequence[int], groups: int, channels: bool, method: str
 ) -> Conv:
     """A convolution with this kernel (C_out, C_in / G, K_1..K_D), of this output size; `hi` is what that needs."""
-    axes = [
-        Axis(a.size, a.taps, a.stride, a.dilation, a.lo, a.window(m) - a.size - a.lo, a.mode)
-        for a, m in zip(axes, sizes, strict=True)
-    ]
+    axes = [axis.ending_at(m) for axis, m in zip(axes, sizes, strict=True)]
     modes = {a.mode for a in axes if not a.reads_no_padding}
     weight = as_weight(kernel if channels else kernel.reshape(kernel.shape[2:]))
     geometry = conv_geometry(
@@ -241,45 +251,16 @@ def _stays(geometry: Geometry) -> bool:
     return set(geometry.stride) == {1} and not any(map(any, geometry.padding))
 
 
-def _aligned(convs: Sequence[Conv], wider: float) -> tuple[list[NDArray[Any]], list[Axis]] | None:
-    """The kernels on the taps that all of them need, and the axes with those taps; None where grids differ."""
-    geometries = [conv.geometry for conv in convs]
-    if len({(g.input_size, g.output_size) for g in geometries}) > 1:
-        return None
-    axes = [_joint_axis(lines) for lines in zip(*(g.axes for g in geometries), strict=True)]
-    joint = [axis for axis in axes if axis is not None]
-    most = wider * sum(math.prod(g.kernel_size) for g in geometries)
-    if len(joint) < len(axes) or math.prod(axis.taps for axis in joint) > most:
-        return None
-    return [_spread(conv, joint) for conv in convs], joint
-
-
 def _spread(conv: Conv, axes: Sequence[Axis]) -> NDArray[Any]:
     """The kernel on the taps of other axes, zeros where it has none."""
     kernel = _kernel(conv)
     wide = np.zeros((*kernel.shape[:2], *(axis.taps for axis in axes)), dtype=kernel.dtype)
-    places: list[Any] = [slice(None), slice(None)]
-    for line, axis in zip(conv.geometry.axes, axes, strict=True):
-        first, step = (axis.lo - line.lo) // axis.dilation, max(1, line.dilation // axis.dilation)
-        places.append(slice(first, first + step * (line.taps - 1) + 1, step))
-    wide[tuple(places)] = kernel
+    places = [line.taps_on(axis) for line, axis in zip(conv.geometry.axes, axes, strict=True)]
+    wide[(slice(None), slice(None), *places)] = kernel
     return wide
 
 
-def _joint_axis(lines: Sequence[Axis]) -> Axis | None:
-    """The axis whose taps read every position that one of these axes reads; None if they differ in stride or mode."""
-    modes = {line.mode for line in lines if not line.reads_no_padding}
-    strides = {line.stride for line in lines if line.output > 1}
-    if len(modes) > 1 or len(strides) > 1:
-        return None
-    lo, end = max(line.lo for line in lines), max(line.span - line.lo for line in lines)
-    steps = [line.dilation for line in lines if line.taps > 1] + [lo - line.lo for line in lines]
-    dilation = math.gcd(*steps) or 1
-    taps, stride = (end + lo - 1) // dilation + 1, strides.pop() if strides else 1
-    return Axis(lines[0].size, taps, stride, dilation, lo, 0, modes.pop() if modes else "zeros")
-
-
-def _regrouped(kernel: NDArray[Any], groups: int, fewer: int) -> NDArray[Any]:
+def regrouped(kernel: NDArray[Any], groups: int, fewer: int) -> NDArray[Any]:
     """A kernel of G groups as one of fewer, with zeros between channels that did not mix."""
     if groups == fewer:
         return kernel

@@ -73,7 +73,7 @@ def embed(axis: Axis) -> Embedding:
     """
     if periodic(axis):
         return Embedding(axis.output, False, 1)
-    read = axis.stride * (axis.output - 1) + axis.span
+    read = axis.window(axis.output)
     if axis.mode == "zeros":
         first, last = max(0, axis.lo), min(axis.size + axis.lo, read)
         samples = max(last, read - first, axis.stride * axis.output)

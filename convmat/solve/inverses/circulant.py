@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from convmat.operators import Convolution
+from convmat.operators.stencils import regrouped
 from convmat.products.symbol import stored, symbol
 from convmat.products.waves import Waves
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice
@@ -115,7 +116,7 @@ class Circulant(Inverse):
         g, stride = term.geometry, term.geometry.stride
         forward = is_forward(term)
         coarser = tuple(step // s for s, step in zip(stride, self._step, strict=True)) if forward else self._step
-        kernel = _merge_groups(kernel_of(term), g.groups, self._groups)
+        kernel = regrouped(kernel_of(term), g.groups, self._groups)
         merged = replace(g, groups=self._groups)
         polynomial = symbol(merged, kernel, coarser=coarser, every_phase=True)
         coarse = self._waves.coarse
@@ -143,16 +144,6 @@ def _torus(problem: Problem, step: tuple[int, ...]) -> tuple[int, ...]:
         reach = max(2 * line.span // (1 if forward else line.stride) for line, forward in lines)
         sides.append(s * int(fft.next_fast_len(-(-(n + reach) // s), real=True)))
     return tuple(sides)
-
-
-def _merge_groups(kernel: NDArray[Any], groups: int, common: int) -> NDArray[Any]:
-    """The kernel of fewer groups, which divide the groups it has. (C_out, C_in / G', K_1..K_D)"""
-    outs, ins, inner = len(kernel) // groups, kernel.shape[1], groups // common
-    split = kernel.reshape(common, inner, outs, ins, *kernel.shape[2:])
-    merged = np.zeros((common, inner, outs, inner, ins, *kernel.shape[2:]), dtype=kernel.dtype)
-    for i in range(inner):
-        merged[:, i, :, i] = split[:, i]
-    return merged.reshape(len(kernel), inner * ins, *kernel.shape[2:])
 
 
 def _diagonal_scale(problem: Problem) -> NDArray[Any] | None:
