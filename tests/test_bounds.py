@@ -28,10 +28,10 @@ from convmat import (
     svd,
     vstack,
 )  # fmt: skip
-from convmat.operators.base import ImageOperator
+from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.resampling import average, linear
 from convmat.spectrum import bounds, norms
-from convmat.spectrum.trees import parts_of, scaled_operator
+from convmat.spectrum.trees import scaled_operator
 from convmat.spectrum.values import DENSE_LIMIT
 from tests.trees import DTYPES, Trees
 

@@ -113,6 +113,9 @@ class Chain(ImageOperator):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._factors
 
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        return self._factors
+
     def factors(self) -> tuple[ImageOperator, ...]:
         """The factors in the order of the product, the last one applied first.
 
@@ -191,6 +194,9 @@ class Scaled(ImageOperator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (_typed(self._factor, self._of, self.dtype), self._of)
+
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        return (self._of,)
 
     @property
     def factor(self) -> Any:
@@ -284,6 +290,9 @@ class Sum(ImageOperator):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._terms
 
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        return self._terms
+
     def terms(self) -> tuple[ImageOperator, ...]:
         """The terms.
 
@@ -334,6 +343,9 @@ class Blocks(ImageOperator):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts
+
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        return self._parts
 
     def parts(self) -> tuple[ImageOperator, ...]:
         """The blocks, in order.

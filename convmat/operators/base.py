@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -236,6 +235,10 @@ class ImageOperator(LinearOperator):
             return self._backward(y)
         return self._backward(y.conj()).conj()
 
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        """The operators that this one is made of."""
+        return ()
+
     def _flipped(self) -> ImageOperator:
         """A new operator, A^T."""
         return _Transposed(self)
@@ -318,6 +321,9 @@ class _Derived(ImageOperator):
         self._of = of
         super().__init__(of.dtype, input_shape, output_shape)
 
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        return (self._of,)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._of,)
 
@@ -379,19 +385,7 @@ def _is_number(x: Any) -> bool:
 
 def parts_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
     """The operators that one is made of, not what these are made of in turn."""
-    return tuple(_operators_in(A.__getstate__()))
-
-
-def _operators_in(value: Any) -> Iterator[ImageOperator]:
-    if isinstance(value, ImageOperator):
-        yield value
-    elif isinstance(value, dict):
-        yield from _operators_in(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _operators_in(part)
-    elif dataclasses.is_dataclass(value):  # its fields: what it caches is made of these
-        yield from _operators_in([getattr(value, field.name) for field in dataclasses.fields(value)])
+    return A._made_of()
 
 
 def _told(name: str, text: str) -> str:

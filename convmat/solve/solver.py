@@ -53,6 +53,9 @@ class NormalOperator(_Hermitian):
         shape = problem.operator.input_shape
         super().__init__(problem.given_dtype, shape, shape)
 
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        return tuple(part for part in (self._problem.operator, self._problem.regularizer) if part is not None)
+
     @property
     def damp(self) -> float:
         """The damping."""
@@ -85,6 +88,10 @@ class Preconditioner(_Hermitian):
         self._inverse = inverse
         shape = inverse.problem.operator.input_shape
         super().__init__(inverse.problem.given_dtype, shape, shape)
+
+    def _made_of(self) -> tuple[ImageOperator, ...]:
+        problem = self._inverse.problem
+        return tuple(part for part in (problem.operator, problem.regularizer) if part is not None)
 
     @property
     def kind(self) -> str:

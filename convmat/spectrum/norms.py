@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 
 from convmat.geometry import as_weight
 from convmat.operators.algebra import BlockDiagonal, Blocks, Chain, HStack, Scaled, Sum, VStack
-from convmat.operators.base import ImageOperator
+from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.convolution import Convolution
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange, Separable
@@ -35,7 +35,7 @@ from convmat.spectrum.bounds import (
 )  # fmt: skip
 from convmat.spectrum.lanczos import largest
 from convmat.spectrum.torus import EPS
-from convmat.spectrum.trees import half_of, in_double, numbers_of, parts_of, rebuilt, scaled_operator
+from convmat.spectrum.trees import half_of, in_double, numbers_of, rebuilt, scaled_operator
 from convmat.spectrum.values import check_operator
 from convmat.taps import ZERO, Axis
 

@@ -15,7 +15,7 @@ from scipy.sparse import issparse
 
 from convmat.geometry import as_weight
 from convmat.operators.algebra import Blocks, Chain, Scaled, Sum, reshaped
-from convmat.operators.base import ImageOperator, _Conjugated, _Derived, _Transposed
+from convmat.operators.base import ImageOperator, _Conjugated, _Derived, _Transposed, parts_of
 from convmat.operators.convolution import Convolution
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange, Separable
@@ -29,17 +29,6 @@ WITHOUT_MATRIX = 2**22
 
 Numbers = Sequence[NDArray[Any]]
 Parts = Sequence[ImageOperator]
-
-
-def parts_of(A: ImageOperator) -> tuple[ImageOperator, ...]:
-    """The operators that one is made of; none for others."""
-    if isinstance(A, Chain):
-        return A.factors()
-    if isinstance(A, Sum):
-        return A.terms()
-    if isinstance(A, Blocks):
-        return A.parts()
-    return (A._of,) if isinstance(A, Scaled | _Derived) else ()
 
 
 def numbers_of(A: ImageOperator) -> tuple[NDArray[Any], ...]:
@@ -150,6 +139,8 @@ def scaled_operator(A: ImageOperator) -> tuple[ImageOperator, int]:
 
 def _scaled(A: ImageOperator) -> tuple[ImageOperator, int | None]:
     """The exponent is None where the operator is evidently zero."""
+    if not isinstance(A, (*_KNOWN, _Derived, _WeightMap)):
+        return A, 0  # what is made of these is not made again by `rebuilt`
     parts = [_scaled(part) for part in parts_of(A)]
     if isinstance(A, Sum | Blocks):
         largest = max((e for _, e in parts if e is not None), default=0)

@@ -18,9 +18,10 @@ from convmat.operators import (
     VStack,
     simplify,
 )
+from convmat.operators.base import parts_of
 from convmat.products.gram import kernel_of as _kernel_of
 from convmat.products.gram import single_kernels as _single_kernels
-from convmat.spectrum.trees import numbers_of, parts_of
+from convmat.spectrum.trees import numbers_of
 
 
 class UnsupportedError(ValueError):
