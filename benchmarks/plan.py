@@ -1,7 +1,8 @@
 """How good the planner is, and the coefficients it should have.
 
 ``python benchmarks/plan.py --fit`` measures one set of random geometries on one core and prints the table `COST` of
-`convmat.products.plan`; without --fit, it measures another set and says how far from the best method "auto" is.
+`convmat.products.plan`; without --fit, it measures another set and says how far from the best method "auto" is, with
+and without the extra `fast`.
 Run it on an idle machine, pinned to one core, with CONVMAT_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1.
 """
 
@@ -12,14 +13,15 @@ import math
 import pickle
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import nnls
 
 from convmat.geometry import Geometry, conv_geometry
-from convmat.products import METHODS, separable_rank
-from convmat.products.plan import COUNTS, MATRIX_LIMIT, cost, counts
+from convmat.products import METHODS, separable_rank, usable
+from convmat.products.plan import COUNTS, MATRIX_LIMIT, Work, cost
 
 DIRECTIONS = ("forward", "transpose")
 
@@ -76,7 +78,7 @@ def geometries(count: int, seed: int) -> list[tuple[Geometry, np.ndarray]]:
     return found
 
 
-def seconds(product, image: np.ndarray, limit: float = 0.25) -> float:
+def seconds(product, image: np.ndarray, limit: float = 0.1) -> float:
     """The median time of one product, of as many as fit in the limit (at least two, the first apart)."""
     product(image)
     times: list[float] = []
@@ -99,12 +101,12 @@ def measure(count: int, seed: int) -> list[dict]:
         y = rng.standard_normal((1, geometry.out_channels, *geometry.output_size)).astype(weight.dtype)
         rank = separable_rank(geometry, weight)
         row = {"geometry": geometry, "single": weight.dtype == np.float32, "rank": rank, "seconds": {}}
-        for method, make in METHODS.items():
+        for method in usable():
             if (method == "matrix" and geometry.nnz > MATRIX_LIMIT) or (method == "separable" and rank is None):
                 continue
             if method == "fft" and geometry.out_channels * geometry.in_channels // geometry.groups > 1024:
                 continue
-            plan = make(geometry, weight)
+            plan = METHODS[method](geometry, weight)
             row["seconds"][method, "forward"] = seconds(plan.forward, x)
             row["seconds"][method, "transpose"] = seconds(plan.transpose, y)
         rows.append(row)
@@ -113,56 +115,48 @@ def measure(count: int, seed: int) -> list[dict]:
     return rows
 
 
-def fit(rows: list[dict]) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Non-negative least squares of the relative errors, for each method, direction and precision."""
-    table = {}
-    best = [{d: min(t for (_, to), t in r["seconds"].items() if to == d) for d in DIRECTIONS} for r in rows]
-    for method in COUNTS:
+def products(rows: list[dict]) -> Iterator[tuple[Work, dict[str, float]]]:
+    """Each product that was measured, and the seconds of each method."""
+    for row in rows:
         for direction in DIRECTIONS:
-            for precision in ("single", "double"):
-                chosen = [
-                    r
-                    for r, b in zip(rows, best, strict=True)
-                    if r["single"] == (precision == "single")
-                    and r["seconds"].get((method, direction), math.inf) <= NEAR * b[direction]
-                ]
-                counted = [
-                    counts(method, direction, r["geometry"], precision == "single", r["rank"] or 0) for r in chosen
-                ]
-                steps = sorted({step for c in counted for step in c})
-                times = np.array([1e9 * r["seconds"][method, direction] for r in chosen])
-                matrix = np.array([[c.get(step, 0.0) for step in steps] for c in counted]) / times[:, None]
-                solution, _ = nnls(matrix, np.ones(len(times)))
-                table[method, direction, precision] = {
-                    step: float(f"{value:.3g}") for step, value in zip(steps, solution, strict=True)
-                }
-                error = np.abs(np.log(np.maximum(matrix @ solution, 1e-9)))
-                typical = np.exp(np.median(error))
-                print(f"# {method} {direction} {precision}: {len(chosen)} cases, typical factor {typical:.2f}")
+            work = Work(row["geometry"], direction == "transpose", 4 if row["single"] else 8, row["rank"] or 0)
+            yield work, {m: t for (m, d), t in row["seconds"].items() if d == direction}
+
+
+def fit(rows: list[dict]) -> dict[str, tuple[float, ...]]:
+    """Non-negative least squares of the relative errors, for each method."""
+    table = {}
+    for method, count in COUNTS.items():
+        near = [(w, t[method]) for w, t in products(rows) if t.get(method, math.inf) <= NEAR * min(t.values())]
+        times = np.array([1e9 * seconds for _, seconds in near])
+        matrix = np.array([count(work) for work, _ in near], dtype=float) / times[:, None]
+        solution, _ = nnls(matrix, np.ones(len(times)))
+        table[method] = tuple(float(f"{value:.3g}") for value in solution)
+        error = np.abs(np.log(np.maximum(matrix @ solution, 1e-9)))
+        print(f"# {method}: {len(near)} products, typical factor {np.exp(np.median(error)):.2f}")
     return table
 
 
-def report(rows: list[dict]) -> None:
+def report(rows: list[dict], without: tuple[str, ...] = ()) -> None:
     """Print how far the choice of "auto" is from the best method."""
     ratios = []
-    for row in rows:
-        for direction in DIRECTIONS:
-            measured = {m: t for (m, d), t in row["seconds"].items() if d == direction}
-            expected = {m: cost(m, direction, row["geometry"], row["single"], row["rank"] or 0) for m in measured}
-            choice, best = min(expected, key=expected.__getitem__), min(measured, key=measured.__getitem__)
-            ratio = measured[choice] / measured[best]
-            ratios.append(ratio)
-            if ratio > 1.3:
-                g = row["geometry"]
-                print(
-                    f"{ratio:5.2f} {direction:9} {choice} {1e3 * measured[choice]:.3f} ms instead of {best} "
-                    f"{1e3 * measured[best]:.3f} ms: {g.in_channels}->{g.out_channels} G{g.groups} N{g.input_size} "
-                    f"K{g.kernel_size} s{g.stride[0]} d{g.dilation[0]} {'f32' if row['single'] else 'f64'}"
-                )
+    for work, measured in products(rows):
+        measured = {m: t for m, t in measured.items() if m not in without}
+        choice, best = min(measured, key=lambda m: cost(m, work)), min(measured, key=measured.__getitem__)
+        ratios.append(measured[choice] / measured[best])
+        if ratios[-1] > 1.3:
+            g = work.geometry
+            print(
+                f"{ratios[-1]:5.2f} {DIRECTIONS[work.transpose]:9} {choice} {1e3 * measured[choice]:.3f} ms "
+                f"(expected {cost(choice, work) / 1e6:.3f}) instead of {best} {1e3 * measured[best]:.3f} ms "
+                f"(expected {cost(best, work) / 1e6:.3f}): {g.in_channels}->{g.out_channels} G{g.groups} "
+                f"N{g.input_size} K{g.kernel_size} s{g.stride[0]} d{g.dilation[0]} {g.padding_mode} {8 * work.itemsize}"
+            )
     ratios = np.sort(ratios)
     print(
-        f"{len(ratios)} products: within 1.3 of the best method in {100 * np.mean(ratios <= 1.3):.1f} %, "
-        f"median {np.median(ratios):.2f}, 95th percentile {np.quantile(ratios, 0.95):.2f}, worst {ratios[-1]:.2f}"
+        f"{len(ratios)} products{', without ' + ', '.join(without) if without else ''}: within 1.3 of the best method "
+        f"in {100 * np.mean(ratios <= 1.3):.1f} %, median {np.median(ratios):.2f}, "
+        f"95th percentile {np.quantile(ratios, 0.95):.2f}, worst {ratios[-1]:.2f}"
     )
 
 
@@ -182,9 +176,10 @@ def main() -> None:
             options.keep.write_bytes(pickle.dumps(rows))
     if options.fit:
         for key, steps in fit(rows).items():
-            print(f"    {key}: {steps},".replace("'", '"'))
+            print(f'    "{key}": {steps},')
     else:
         report(rows)
+        report(rows, without=("direct",))
 
 
 if __name__ == "__main__":

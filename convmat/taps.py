@@ -135,6 +135,24 @@ class Axis:
         """The axis of the transpose, for stride 1: its taps are those of this one, the last one first."""
         return Axis(self.output, self.taps, 1, self.dilation, self.span - 1 - self.lo, 0, self.mode)
 
+    def sending(self, phase: int) -> tuple[Axis, slice, slice] | None:
+        """One phase of the transpose, a correlation of stride one with what comes out of this axis; None without taps.
+
+        Its axis, the taps of this one in the order of those of that axis, and where its outputs go: to samples, or if
+        the border sends something back, to positions of the extended input.
+        """
+        taps = [k for k, (_, of) in enumerate(self.lattice()) if of == phase]
+        start, stop = self.copied(0, self.padded) if self.sends_nothing_back else (0, self.padded)
+        first, last = -((phase - start) // self.stride), -((phase - stop) // self.stride)
+        if not taps or first >= last:
+            return None
+        shifts = [self.lattice()[k][0] for k in taps]
+        gap = shifts[1] - shifts[0] if len(taps) > 1 else 1
+        axis = Axis(self.output, len(taps), dilation=gap, lo=shifts[-1] - first).ending_at(last - first)
+        begin = self.stride * first + phase - (self.lo if self.sends_nothing_back else 0)
+        backwards = slice(taps[-1], taps[0] - 1 if taps[0] else None, taps[0] - taps[1] if len(taps) > 1 else -1)
+        return axis, backwards, slice(begin, begin + self.stride * (last - first - 1) + 1, self.stride)
+
     def taps_on(self, other: Axis) -> slice:
         """The taps of another axis that read what the taps of this one read."""
         first, step = (other.lo - self.lo) // other.dilation, max(1, self.dilation // other.dilation)

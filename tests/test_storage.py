@@ -121,7 +121,7 @@ def test_padding_same_comes_back():
     assert_same(round_trip(A), A)
 
 
-@pytest.mark.parametrize("method", ["auto", "matrix", "gemm", "toeplitz", "fft", "separable"])
+@pytest.mark.parametrize("method", ["auto", "pointwise", "measure", "matrix", "gemm", "fft", "separable"])
 def test_method_comes_back(method):
     W = np.outer([1.0, 2, 1], [1.0, 3, 1])
     A = convmat.Conv2d(W, (9, 8), method=method)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convmat.products import METHODS
+from convmat.products import usable
 from tests import test_factors, test_geometry, test_matrix, test_operators, test_patterns, test_taps, test_weights
 from tests.strategies import layers, transposed_layers, tries
 
@@ -17,7 +17,7 @@ DRAWN = {
     "case": transposed_layers(),
     "data": st.data(),
     "layer": layers(),
-    "method": st.sampled_from([*METHODS, "auto"]),
+    "method": st.sampled_from([*usable(), "auto"]),
 }
 
 

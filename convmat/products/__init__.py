@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products import plan
+from convmat.products import measured, plan
+from convmat.products.direct import Direct, installed
 from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
 from convmat.products.gram import Images, gram
 from convmat.products.matrix import MatrixProduct
 from convmat.products.separable import Separable, separable_rank
 from convmat.products.threads import workers
-from convmat.products.toeplitz import Toeplitz
 
 
 class Product(Protocol):
@@ -38,8 +38,8 @@ class Product(Protocol):
 
 METHODS: dict[str, Callable[[Geometry, NDArray[Any]], Product]] = {
     "matrix": MatrixProduct,
+    "direct": Direct,
     "gemm": Gemm,
-    "toeplitz": Toeplitz,
     "fft": Fft,
     "separable": Separable,
 }
@@ -47,9 +47,10 @@ METHODS: dict[str, Callable[[Geometry, NDArray[Any]], Product]] = {
 
 CHOSEN_FROM: dict[str, tuple[str, ...]] = {
     "auto": tuple(METHODS),
-    "pointwise": ("matrix", "gemm", "toeplitz"),
+    "pointwise": ("matrix", "direct", "gemm"),
+    "measure": tuple(METHODS),
 }
-"""Word for a choice -> the methods of which the one of least expected cost is taken.
+"""Word for a choice -> the methods of which the one of least cost is taken: as expected, or as measured.
 
 Pointwise: the error of an output is some rounding errors of the products that it sums, whatever other samples there
 are. The FFT mixes all samples of a tile, and separable terms may cancel.
@@ -63,12 +64,22 @@ def check_method(method: str) -> str:
     ------
     TypeError, ValueError
         If there is none.
+    ImportError
+        If it needs an extra that is not installed.
     """
     if not isinstance(method, str):
         raise TypeError(f"method={method!r} must be a word")
     if method not in (*CHOSEN_FROM, *METHODS):
         raise ValueError(f"method={method!r} must be one of {', '.join(map(repr, (*CHOSEN_FROM, *METHODS)))}")
+    if method not in (*CHOSEN_FROM, *usable()):
+        message = f"method={method!r} needs numba: install the extra `fast`, pip install 'convmat[fast]'"
+        raise ImportError(message, name="numba")
     return method
+
+
+def usable() -> list[str]:
+    """The methods that can be used here: all but "direct", if numba is not installed."""
+    return [name for name in METHODS if name != "direct" or installed()]
 
 
 class Products:
@@ -84,6 +95,7 @@ class Products:
         self.asked = check_method(asked)
         self._finite = bool(np.isfinite(weight).all())
         self._chosen: tuple[str, str] | None = None
+        self._measured: dict[tuple[bool, np.dtype[Any]], str] = {}
         self._plans: dict[tuple[str, np.dtype[Any]], Product] = {}
         self._grams: dict[bool, Images | None] = {}
         self._lock = threading.Lock()
@@ -93,27 +105,40 @@ class Products:
 
     @property
     def methods(self) -> tuple[str, str]:
-        """The methods of A x and of A^T y."""
+        """The methods of A x and of A^T y: those that are expected to be best, until they have been measured."""
         if self._chosen is None:
             if not self._finite:
                 self._chosen = ("matrix", "matrix")
             elif self.asked in METHODS:
                 self._chosen = (self.asked, self.asked)
             else:
-                expected = [e for e in self._estimates() if e.method in CHOSEN_FROM[self.asked]]
+                expected = self._expected()
                 self._chosen = (
                     min(expected, key=lambda e: e.forward).method,
                     min(expected, key=lambda e: e.transpose).method,
                 )
-        return self._chosen
+        forward, transpose = (self._measured.get((up, self.weight.dtype)) for up in (False, True))
+        return forward or self._chosen[0], transpose or self._chosen[1]
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        return self._real_and_imaginary(x, self.methods[0], lambda plan, part: plan.forward(part))
+        return self._product(x, self._method(x, transpose=False), transpose=False)
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        return self._real_and_imaginary(y, self.methods[1], lambda plan, part: plan.transpose(part))
+        return self._product(y, self._method(y, transpose=True), transpose=True)
+
+    def _method(self, image: NDArray[Any], *, transpose: bool) -> str:
+        """The method of a product with this image."""
+        if self.asked != "measure" or not self._finite:
+            return self.methods[transpose]
+        key = transpose, np.result_type(self.weight, image)
+        if key not in self._measured:
+            methods = measured.promising(self._expected(), transpose)
+            case = self.geometry, *key, workers()
+            winner = measured.fastest(methods, lambda m: self._product(image, m, transpose=transpose), case)
+            self._measured[key] = winner
+        return self._measured[key]
 
     def gram(self, forward: bool) -> Images | None:
         """T^H T as one product, for A or for its transpose; None where that is not cheaper than two."""
@@ -126,6 +151,8 @@ class Products:
         reason = f"method={self.asked!r} was asked for"
         if not self._finite:
             reason = "the weight is not finite, and only the matrix multiplies no padded zeros"
+        elif self.asked == "measure":
+            reason = "measured, where a product was made, and expected elsewhere"
         elif self.asked in CHOSEN_FROM:
             among = "" if self.asked == "auto" else " of those that are accurate output by output"
             reason = f"the least expected cost{among}"
@@ -136,26 +163,31 @@ class Products:
         ]
         for estimate in sorted(self._estimates(), key=lambda e: e.forward):
             memory = plan.work_bytes(estimate.method, self.geometry, self.weight.itemsize)
+            missing = "" if estimate.method in usable() else "    if it were there: pip install 'convmat[fast]'"
             lines.append(
                 f"{estimate.method:<12} {estimate.forward / 1e6:>9.3f} ms {estimate.transpose / 1e6:>9.3f} ms "
-                f"{memory / 2**20:>9.1f} MiB"
+                f"{memory / 2**20:>9.1f} MiB{missing}"
             )
         return "\n".join(lines)
+
+    def _expected(self) -> list[plan.Estimate]:
+        """What is expected of the methods that may be chosen."""
+        return [e for e in self._estimates() if e.method in CHOSEN_FROM[self.asked] and e.method in usable()]
 
     def _estimates(self) -> list[plan.Estimate]:
         single = self.weight.dtype in (np.float32, np.complex64)
         rank = separable_rank(self.geometry, self.weight) if self._finite else None
         return plan.estimates(self.geometry, single, rank)
 
-    def _real_and_imaginary(
-        self, x: NDArray[Any], method: str, product: Callable[[Product, NDArray[Any]], NDArray[Any]]
-    ) -> NDArray[Any]:
+    def _product(self, x: NDArray[Any], method: str, *, transpose: bool) -> NDArray[Any]:
         """A real kernel acts on the two real parts of a complex image; a complex kernel needs a complex image."""
         dtype = np.result_type(self.weight, x)
         if x.dtype.kind != "c" or self.weight.dtype.kind == "c":
-            return product(self._plan(method, dtype), np.ascontiguousarray(x, dtype=dtype))
+            made = self._plan(method, dtype)
+            return (made.transpose if transpose else made.forward)(np.ascontiguousarray(x, dtype=dtype))
         real = np.empty(0, dtype=dtype).real.dtype
-        parts = product(self._plan(method, real), np.concatenate([x.real, x.imag]).astype(real, copy=False))
+        made, parts = self._plan(method, real), np.concatenate([x.real, x.imag]).astype(real, copy=False)
+        parts = (made.transpose if transpose else made.forward)(parts)
         result = np.empty((len(x), *parts.shape[1:]), dtype=dtype)
         result.real, result.imag = parts[: len(x)], parts[len(x) :]
         return result

@@ -1,14 +1,15 @@
 """Lowering to matrix products (im2col), in bands of output rows so that the work memory is bounded.
 
-Forward: the windows of a band of outputs, side by side, are a matrix (C_in K / G, outputs); the kernel times that
-matrix is the band. Transposed: with stride 1, the same with the flipped kernel on y in a border of zeros; otherwise the
-transposed kernel times a band of y is what each tap sends back, and it is added where the tap read (col2im).
+The windows of a band of outputs, side by side, are a matrix (C_in K / G, outputs); the kernel times that matrix is the
+band. A^T y is the same for each phase of the stride, with the taps of that phase, last first, on y in a border of
+zeros; the phases side by side are what comes back, on the extended image if a border is to be folded.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.lowering import Lowering, pieces
+from convmat.products.lowering import Lowering
 from convmat.products.padding import fold
 from convmat.products.threads import Pool, Scratch, workers
 
@@ -28,10 +29,9 @@ class Gemm:
         self._geometry = geometry
         kernel = geometry.kernel(weight)
         self._down = _Lowered(geometry, kernel)
-        self._borderless = all(axis.sends_nothing_back for axis in geometry.axes)
-        self._reversed = (
-            _Lowered(*_reverse(geometry, kernel, self._borderless)) if set(geometry.stride) == {1} else None
-        )
+        self._up = [(at, _Lowered(turned, taps)) for at, turned, taps in _phases(geometry, kernel)]
+        # along an axis whose border sends nothing back, what is sent are the samples already
+        self._axes = [replace(axis, lo=0, hi=0) if axis.sends_nothing_back else axis for axis in geometry.axes]
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
@@ -39,49 +39,51 @@ class Gemm:
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        geometry = self._geometry
-        if self._reversed is not None and self._borderless:
-            return self._reversed.correlate(y)
-        x = np.zeros((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
-        if self._reversed is None:
-            self._down.send_back(y, x)
-            return x
-        for sent, image in zip(self._reversed.correlate(y), x, strict=True):
-            fold(sent, geometry.axes, 0, image)
+        g = self._geometry
+        sent = np.zeros((len(y), g.in_channels, *(axis.padded for axis in self._axes)), dtype=y.dtype)
+        for at, phase in self._up:
+            sent[(slice(None), slice(None), *at)] = phase.correlate(y)
+        if all(axis.sends_nothing_back for axis in g.axes):
+            return sent
+        x = np.zeros((len(y), g.in_channels, *g.input_size), dtype=y.dtype)
+        for image, result in zip(sent, x, strict=True):
+            fold(image, self._axes, 0, result)
         return x
 
 
-def _reverse(geometry: Geometry, kernel: NDArray[Any], borderless: bool) -> tuple[Geometry, NDArray[Any]]:
-    """A^T y for stride 1: y in a border of zeros, correlated with the flipped kernel.
-
-    On the extended image, whose border is folded back afterwards; or on the image alone, if nothing comes back.
-    """
-    groups, (outs, ins, *taps) = geometry.groups, kernel.shape
-    flipped = np.flip(kernel, axis=tuple(range(2, kernel.ndim)))
-    swapped = flipped.reshape(groups, outs // groups, ins, *taps).swapaxes(1, 2)
-    cut = [(axis.lo, axis.hi) if borderless else (0, 0) for axis in geometry.axes]
-    reach = [axis.span - 1 for axis in geometry.axes]
-    border = tuple((r - lo, r - hi) for r, (lo, hi) in zip(reach, cut, strict=True))
-    return replace(
-        geometry,
-        input_size=geometry.output_size,
-        output_size=geometry.input_size if borderless else tuple(axis.padded for axis in geometry.axes),
-        padding=border,
-        padding_mode="zeros",
-        in_channels=geometry.out_channels,
-        out_channels=geometry.in_channels,
-    ), swapped.reshape(groups * ins, outs // groups, *taps)
+def _phases(geometry: Geometry, kernel: NDArray[Any]) -> Iterator[tuple[tuple[slice, ...], Geometry, NDArray[Any]]]:
+    """The phases of A^T that have taps: where their outputs go, and the convolution that each of them is."""
+    groups, (outs, ins) = geometry.groups, kernel.shape[:2]
+    swapped = kernel.reshape(groups, outs // groups, *kernel.shape[1:]).swapaxes(1, 2)
+    swapped = swapped.reshape(groups * ins, outs // groups, *kernel.shape[2:])
+    for phase in itertools.product(*(range(stride) for stride in geometry.stride)):
+        parts = [axis.sending(q) for axis, q in zip(geometry.axes, phase, strict=True)]
+        if None in parts:
+            continue
+        axes, taps, places = zip(*parts, strict=True)
+        turned = replace(
+            geometry,
+            input_size=geometry.output_size,
+            output_size=tuple(axis.output for axis in axes),
+            kernel_size=tuple(axis.taps for axis in axes),
+            stride=(1,) * geometry.ndim,
+            dilation=tuple(axis.dilation for axis in axes),
+            padding=tuple((axis.lo, axis.hi) for axis in axes),
+            padding_mode="zeros",
+            in_channels=geometry.out_channels,
+            out_channels=geometry.in_channels,
+        )
+        yield places, turned, swapped[(slice(None), slice(None), *taps)]
 
 
 class _Lowered:
     """A geometry, its lowering, and the kernel as a matrix."""
 
     def __init__(self, geometry: Geometry, kernel: NDArray[Any]) -> None:
-        self._outputs, self._shape = geometry.output_size, (geometry.out_channels, geometry.in_channels)
+        self._outputs, self._channels = geometry.output_size, geometry.out_channels
         self._lowering = Lowering(geometry, kernel.itemsize)
         # (G, C_out / G, C_in / G * K)
         self._kernel = np.ascontiguousarray(kernel.reshape(geometry.groups, -1, math.prod(kernel.shape[1:])))
-        self._senders = _parts(geometry)
         self._pool = Pool()
 
     def correlate(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -93,40 +95,6 @@ class _Lowered:
             lowered = self._lowering.lower(scratch, x[image], start, stop)
             np.matmul(self._kernel, lowered, out=y[image, :, :, start * inner : stop * inner])
 
-        self._run(band, [(image, *rows) for image in range(len(x)) for rows in self._lowering.bands])
-        return y.reshape(len(x), self._shape[0], *self._outputs)
-
-    def send_back(self, y: NDArray[Any], x: NDArray[Any]) -> None:
-        """Add the transpose: (batch, C_out, M_1..M_D) into (batch, C_in, N_1..N_D)."""
-        inner = math.prod(self._outputs[1:])
-        groups, outs, columns = self._kernel.shape
-        y = y.reshape(len(y), groups, outs, math.prod(self._outputs))
-        ins = self._shape[1] // groups
-        transposed = self._kernel.swapaxes(1, 2)
-
-        def part(scratch: Scratch, image: int, group: slice, channel: slice) -> None:
-            first, last = group.start * ins + channel.start, (group.stop - 1) * ins + channel.stop
-            rows = slice(channel.start * (columns // ins), channel.stop * (columns // ins))
-            kernel = transposed[group, rows]
-            for start, stop in self._lowering.bands:
-                sent = scratch.array("sent", (*kernel.shape[:2], (stop - start) * inner), y.dtype)
-                np.matmul(kernel, y[image, group, :, start * inner : stop * inner], out=sent)
-                self._lowering.raise_into(x[image, first:last], sent, start, stop)
-
-        self._run(part, [(image, *channels) for image in range(len(y)) for channels in self._senders])
-
-    def _run(self, task: Callable[..., None], work: list[tuple[Any, ...]]) -> None:
-        self._pool.run(task, work, min(len(work), workers()))
-
-
-def _parts(geometry: Geometry) -> list[tuple[slice, slice]]:
-    """The input channels in parts that are sent back independently: groups, or channels of each group."""
-    count, groups, ins = pieces(geometry), geometry.groups, geometry.in_channels // geometry.groups
-    if groups >= count:
-        return [(part, slice(0, ins)) for part in _cut(groups, count)]
-    return [(slice(g, g + 1), part) for g in range(groups) for part in _cut(ins, -(-count // groups))]
-
-
-def _cut(size: int, count: int) -> list[slice]:
-    step = -(-size // count)
-    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        bands = [(image, *rows) for image in range(len(x)) for rows in self._lowering.bands]
+        self._pool.run(band, bands, min(len(bands), workers()))
+        return y.reshape(len(x), self._channels, *self._outputs)

@@ -1,4 +1,4 @@
-"""im2col in bands of output rows, and its transpose col2im."""
+"""im2col in bands of output rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.padding import extend, fold
+from convmat.products.padding import extend
 from convmat.products.threads import Scratch
 
 BAND_BYTES = 2**22
@@ -51,16 +51,6 @@ class Lowering:
         lowered = scratch.array("lowered", windows.shape, image.dtype)
         lowered[...] = windows
         return lowered.reshape(self._groups, len(image) // self._groups * math.prod(self._taps), -1)
-
-    def raise_into(self, image: NDArray[Any], lowered: NDArray[Any], start: int, stop: int) -> None:
-        """Add the transpose of `lower` to an image, or to some of its channels: each entry to where its tap read."""
-        first, last = self._rows(start, stop)
-        band = np.zeros((len(image), last - first, *(axis.padded for axis in self._axes[1:])), dtype=image.dtype)
-        windows = self._windows(band, stop - start)
-        lowered = lowered.reshape(windows.shape)
-        for tap in np.ndindex(*self._taps):
-            windows[:, *tap] += lowered[:, *tap]
-        fold(band, self._axes, first, image)
 
     def _rows(self, start: int, stop: int) -> tuple[int, int]:
         """The rows of the extended input that the output rows [start, stop) read."""

@@ -26,25 +26,6 @@ def extend(x: NDArray[Any], axes: Sequence[Axis], start: int, stop: int) -> NDAr
     return x
 
 
-def extend_rows(x: NDArray[Any], axis: Axis, start: int, stop: int) -> NDArray[Any]:
-    """The rows [start, stop) of the image extended along its rows alone: (C, N_1, N_2) -> (C, stop - start, N_2)."""
-    return _extend_axis(x, 1, axis, start, stop)
-
-
-def read_columns(rows: NDArray[Any], axis: Axis, offset: int, out: NDArray[Any]) -> None:
-    """Write the columns s j + offset of the extended rows: (.., N) into (.., count)."""
-    count = out.shape[-1]
-    first, last, sample = axis.strided_copied(offset, count)
-    out[..., first:last] = rows[..., sample : sample + axis.stride * (last - first) : axis.stride][..., : last - first]
-    for a, b in ((0, first), (last, count)):
-        if a == b:
-            continue
-        if axis.mode == "zeros":
-            out[..., a:b] = 0
-        else:
-            out[..., a:b] = rows[..., axis.strided(offset, a, b)]
-
-
 def view_tile(x: NDArray[Any], axes: Sequence[Axis], start: Sequence[int], sides: Sequence[int]) -> NDArray[Any] | None:
     """A tile of the extended image, for stride 1, as a view of the image; None if it is not all inside."""
     if any(axis.copied(a, a + side) != (a, a + side) for axis, a, side in zip(axes, start, sides, strict=True)):
@@ -81,11 +62,11 @@ def read_tile(
 def fold(band: NDArray[Any], axes: Sequence[Axis], start: int, into: NDArray[Any]) -> None:
     """Add the transpose of `extend` of a band: rows [start, start + R), (C, R, P_2..P_D), into (C, N_1..N_D)."""
     for dim, axis in enumerate(axes[1:], start=2):
-        band = fold_columns(band, axis, dim)
-    fold_rows(band, axes[0], start, into)
+        band = _fold_columns(band, axis, dim)
+    _fold_axis(band, 1, axes[0], start, into)
 
 
-def fold_columns(band: NDArray[Any], axis: Axis, dim: int = 2) -> NDArray[Any]:
+def _fold_columns(band: NDArray[Any], axis: Axis, dim: int) -> NDArray[Any]:
     """Fold one axis, of which the band has all samples: (.., P, ..) -> (.., N, ..). A view where that is possible."""
     first, last = axis.copied(0, axis.padded)
     border = last - first < axis.padded and axis.mode != "zeros"
@@ -95,11 +76,6 @@ def fold_columns(band: NDArray[Any], axis: Axis, dim: int = 2) -> NDArray[Any]:
     folded = np.zeros((*band.shape[:dim], axis.size, *band.shape[dim + 1 :]), dtype=band.dtype)
     _fold_axis(band, dim, axis, 0, folded)
     return folded
-
-
-def fold_rows(band: NDArray[Any], axis: Axis, start: int, into: NDArray[Any], *, border_only: bool = False) -> None:
-    """Add the rows [start, start + R) of the extended image to the rows they copy; or only those of its border."""
-    _fold_axis(band, 1, axis, start, into, border_only=border_only)
 
 
 def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -> NDArray[Any]:
@@ -120,13 +96,10 @@ def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -
     return extended
 
 
-def _fold_axis(
-    band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any], *, border_only: bool = False
-) -> None:
+def _fold_axis(band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any]) -> None:
     stop = start + band.shape[dim]
     first, last = axis.copied(start, stop)
-    if not border_only:
-        into[_at(dim, slice(first - axis.lo, last - axis.lo))] += band[_at(dim, slice(first - start, last - start))]
+    into[_at(dim, slice(first - axis.lo, last - axis.lo))] += band[_at(dim, slice(first - start, last - start))]
     if axis.mode == "zeros":
         return
     for a, b in ((start, first), (last, stop)):

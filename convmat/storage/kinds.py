@@ -158,6 +158,9 @@ def decoded(name: str, array: NDArray[Any]) -> Any:
 
 # %% Convolutions
 
+_FORMER_METHODS = {"toeplitz": "pointwise"}
+"""Methods that files may name, though there is none of that name any more -> those with the same accuracy."""
+
 _ONES: dict[str, Any] = {"dilation": 1, "flip": False, "weight": 1, "method": "auto"}
 _PADS: dict[str, Any] = {"stride": 1, **_ONES}
 _STEPS: dict[str, Any] = {"padding": 0, "padding_mode": "zeros", **_ONES}
@@ -205,6 +208,7 @@ def _convolution(made: type[Conv] | type[ConvTranspose]) -> Kind:
         return {"weight": of.weight, "method": of._products.asked, **_geometry_values(of.geometry)}
 
     def make(weight: NDArray[Any], method: str, **fields: Any) -> Conv | ConvTranspose:
+        method = _FORMER_METHODS.get(method, method)
         _check_fixed(made, fields)
         geometry = _geometry(weight.shape, **fields)
         if made._ndim not in (None, geometry.ndim):
