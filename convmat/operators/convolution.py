@@ -57,11 +57,14 @@ class Convolution(ImageOperator):
 
     @property
     def method(self) -> str:
-        """The method that computes A x."""
+        """The method that computes A x; with method="measure" the expected one, until a product has been made."""
         raise NotImplementedError
 
     def explain(self) -> str:
         """Say which methods compute the products and why: expected costs and work memory, as a table.
+
+        Without numba the row of "direct" has the cost that is expected with the extra `fast`. With method="measure" the
+        costs are still those expected; the methods are the measured ones where products have been made.
 
         Returns
         -------
@@ -124,7 +127,7 @@ class Conv(Convolution):
 
     @property
     def method(self) -> str:
-        """The method that computes A x."""
+        """The method that computes A x; with method="measure" the expected one, until a product has been made."""
         return self._products.methods[0]
 
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -248,7 +251,7 @@ class ConvTranspose(Convolution):
 
     @property
     def method(self) -> str:
-        """The method that computes A x."""
+        """The method that computes A x; with method="measure" the expected one, until a product has been made."""
         return self._products.methods[1]
 
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -312,6 +315,8 @@ class Conv1d(Conv):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     See Also
     --------
@@ -357,9 +362,11 @@ class Conv2d(Conv):
     padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
     flip : bool
         Flip the kernel on every spatial axis: the true convolution, not the cross-correlation.
-    method : {"auto", "pointwise", "matrix", "gemm", "toeplitz", "fft", "separable"}
-        How products are computed. "auto" takes the least expected cost, see `explain`; "pointwise" takes the least of
-        those that are accurate output by output, beside samples of any size: see the Notes.
+    method : {"auto", "measure", "pointwise", "matrix", "direct", "gemm", "fft", "separable"}
+        How products are computed. "auto" takes the least expected cost, see `explain`; "measure" times the methods that
+        promise well when a product is first made, and takes the fastest; "pointwise" takes the least expected cost of
+        those that are accurate output by output, beside samples of any size. "direct" needs the extra `fast`, which
+        "auto" uses if it is installed. See the Notes.
 
     Attributes
     ----------
@@ -388,6 +395,8 @@ class Conv2d(Conv):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     See Also
     --------
@@ -401,15 +410,27 @@ class Conv2d(Conv):
     by default as many as there are cores for this process, or as a container's quota allows; BLAS runs on one. Under a
     scheduler that fills the cores itself (dask, joblib, multiprocessing), set CONVMAT_NUM_THREADS=1 in its workers.
 
-    *Accuracy*, with eps that of the dtype and K the number of taps times C_in / groups. "matrix", "gemm" and "toeplitz"
-    are accurate output by output: the error of y[o, m] is at most K eps times the sum of \|W\| \|x\| over the samples
-    that it reads. "separable" sees the same samples, and the sum of \|W\| is that of its separable terms, which may be
-    larger. The error of "fft" is relative to the largest samples, not to each output: some eps log2(T) times the
-    2-norms of the kernels and of the tile of T samples (at most 400 x 400, or 2^15, or 64^3), so that one sample of 1e8
-    is felt in all outputs of its tile, though no tap reads it. Where samples differ that much, ask for "pointwise".
+    *Methods*: "matrix" multiplies by the sparse matrix. "direct" sums over the taps, compiled by numba, which the extra
+    `fast` installs (``pip install 'convmat[fast]'``). "gemm" gives windows to BLAS, "fft" transforms tiles, "separable"
+    goes along one axis after the other, for kernels of low rank. numba is imported by the first product that needs it,
+    which takes some tenths of a second; the very first product in each precision compiles for about four seconds, once
+    on a machine. "measure" times the methods whose expected cost is at most 4 times the least, on the image of the
+    first product, for each direction and dtype, and remembers the fastest for this geometry as long as the process
+    lives. Another run may find another one to be the fastest, which rounds differently.
 
-    The methods "toeplitz", "fft" and "separable" let a NaN or an infinity in the image spread beyond the outputs that
-    read it; "matrix" does not.
+    *Accuracy*, with eps that of the dtype and K the number of taps times C_in / groups. "matrix", "direct" and "gemm"
+    are accurate output by output: the error of y[o, m] is at most K eps times the sum of \|W\| \|x\| over the samples
+    that it reads (3/2 of that for complex numbers). "separable" sees the same samples, and the sum of \|W\| is that of
+    its separable terms, which may be larger. The error of "fft" is relative to the largest samples, not to each output:
+    some eps log2(T) times the 2-norms of the kernels and of the tile of T samples (at most 400 x 400, or 2^15, or
+    64^3), so that one sample of 1e8 is felt in all outputs of its tile, though no tap reads it. Where samples differ
+    that much, ask for "pointwise". A result of "direct" does not depend on the number of threads, to the last bit.
+
+    *NaN and infinity.* By "matrix", "direct" and "gemm" a NaN in the image reaches exactly the outputs that read it. An
+    infinity makes the same outputs infinite or NaN, and which of the two may depend on the method: where a border reads
+    a sample through several taps, the matrix has the sum of their weights as one entry, and (2 - 1) inf is not
+    2 inf - inf. By "fft" and "separable" both spread to other outputs. A weight that is not finite is multiplied by the
+    matrix, whatever method is asked for.
 
     References
     ----------
@@ -457,6 +478,8 @@ class Conv3d(Conv):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     See Also
     --------
@@ -494,6 +517,8 @@ class ConvTranspose1d(ConvTranspose):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     See Also
     --------
@@ -536,7 +561,7 @@ class ConvTranspose2d(ConvTranspose):
         Less than the larger of stride and dilation.
     output_size : int or tuple of int, optional
         Chooses it by its value, in place of `output_padding`.
-    method : {"auto", "pointwise", "matrix", "gemm", "toeplitz", "fft", "separable"}
+    method : {"auto", "measure", "pointwise", "matrix", "direct", "gemm", "fft", "separable"}
         How products are computed, and how accurately: see `Conv2d`.
 
     Attributes
@@ -552,6 +577,8 @@ class ConvTranspose2d(ConvTranspose):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     See Also
     --------
@@ -594,6 +621,8 @@ class ConvTranspose3d(ConvTranspose):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     See Also
     --------
@@ -633,6 +662,8 @@ class Correlate(Conv):
     ------
     TypeError, ValueError
         If an argument is of a wrong kind or value.
+    ImportError
+        If method="direct" is asked for without numba.
 
     Examples
     --------
