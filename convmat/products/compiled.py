@@ -270,18 +270,20 @@ def _write(y, line, sums, sizes, segment, written):
 @_compiled
 def _add_border(y, line, sums, sizes, segment, border, folded, left, right):
     """Add the positions of a border to the samples [left, right) that they copy."""
-    for position in range(border[0], border[1]):
-        to = folded[position + border[2]]
-        if left <= to < right:
-            come = position % sizes.phases_out * sizes.row + position // sizes.phases_out - segment.a
-            y[line + sizes.parts * to] += sums[come]
+    stride = sizes.phases_out
+    for phase in range(stride):
+        row = phase * sizes.row - segment.a
+        for i in range(-((phase - border[0]) // stride), -((phase - border[1]) // stride)):
+            to = folded[i * stride + phase + border[2]]
+            if left <= to < right:
+                y[line + sizes.parts * to] += sums[row + i]
 
 
-def _correlate(x, y, weights, sizes, tables, tile, sums, slots, gaps, height, start, stop):
-    """Compute the pieces [start, stop) of all: images x groups x bands of `height` result lines x cuts of a line.
+def _correlate(x, y, weights, sizes, tables, tile, sums, slots, gaps, height, share, start, stop):
+    """Compute the pieces [start, stop) of all: images x groups x `share` blocks of channels x bands x cuts of a line.
 
-    `tile`, `sums`, `slots` (of each source line) and `gaps` (two for each source of `height` result lines) are work
-    memory.
+    A band is `height` result lines. `tile`, `sums`, `slots` (of each source line) and `gaps` (two for each source of
+    a band) are work memory.
     """
     here = _Pointers(
         pointer(x), pointer(y), pointer(weights), pointer(tile), pointer(sums), pointer(slots), pointer(gaps),
@@ -293,12 +295,14 @@ def _correlate(x, y, weights, sizes, tables, tile, sums, slots, gaps, height, st
     copied = here.copied
     lanes, bands = lanes_of(here.x), -(-sizes.lines_out // height)
     cut_count, block_count, border_samples = len(tables.cuts), len(tables.blocks), tables.read.shape[1]
+    shares = -(-block_count // share)
     sources, results, lines_out, samples_out = sizes.sources, sizes.results, sizes.lines_out, sizes.samples_out
     in_place = sizes.parts == 1 and sizes.phases_in == 1 and copied[3] == 1 and results <= _FEW
     slots[:] = -1
     for piece in range(start, stop):
         cut, rest = piece % cut_count, piece // cut_count
         band, rest = rest % bands, rest // bands
+        part, rest = rest % shares, rest // shares
         group, image = rest % sizes.groups, rest // sizes.groups
         channel_in, channel_out = (image * sizes.groups + group) * sources, (image * sizes.groups + group) * results
         for s in range(cuts[4 * cut + 2], cuts[4 * cut + 3]):
@@ -318,7 +322,7 @@ def _correlate(x, y, weights, sizes, tables, tile, sums, slots, gaps, height, st
             low, end = band * height, min(lines_out, (band + 1) * height)
             while low < end:
                 high = _load(here, sizes, border_samples, channel_in, segment, low, end)
-                for block in range(block_count):
+                for block in range(part * share, min(block_count, (part + 1) * share)):
                     of_block = at(here.blocks, 3 * block)
                     channel, wanted, channels = channel_out + of_block[0], of_block[1], of_block[2]
                     straight = sizes.phases_out == 1 and sizes.parts == 1 and row[5] == row[6] and wanted == channels
@@ -364,6 +368,6 @@ def correlate(dtype: np.dtype[Any]) -> Any:
         function = numba.njit(nogil=True, cache=True, error_model="numpy")(_correlate)
     except RuntimeError:  # no folder that it may write to
         function = numba.njit(nogil=True, error_model="numpy")(_correlate)
-    function.compile((*signature, *[types.int64] * 3))
+    function.compile((*signature, *[types.int64] * 4))
     function.disable_compile()  # from here on arrays are converted to these types, or refused
     return function

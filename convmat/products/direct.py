@@ -13,15 +13,15 @@ import importlib.util
 import math
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.products.lines import Line, Reads, down, joined, up
 from convmat.products.threads import Pool, Scratch, workers
 from convmat.taps import ZERO, Axis, Index
 
@@ -39,6 +39,9 @@ THREAD_WORK = 2**22
 
 LINES = 64
 """Result lines of a piece of work, at most."""
+
+SHORT, JOINED_BYTES = 128, 2**19
+"""Bytes of a line that is joined with others, if all of them take no more than so many."""
 
 PATIENCE = 2.0
 """Seconds of compiling after which somebody at a terminal is told about it."""
@@ -77,23 +80,46 @@ class Direct:
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
         kernel = geometry.kernel(weight)
-        groups, outs = geometry.groups, geometry.out_channels // geometry.groups
-        kernel = kernel.reshape(groups, outs, kernel.shape[1], -1, geometry.kernel_size[-1])
+        kernel = kernel.reshape(geometry.groups, -1, *kernel.shape[1:])
         self._shapes = (geometry.in_channels, *geometry.input_size), (geometry.out_channels, *geometry.output_size)
-        *outer, last = geometry.axes
-        reads = _Reads.down(outer)
-        work = kernel.size * reads.results * last.output
-        self._down = _Correlation(kernel, reads, down(last), work)
-        self._up = _Correlation(kernel.swapaxes(1, 2), _Reads.up(outer), up(last), work)
+        work = weight.size * math.prod(geometry.output_size)
+        axes, line = layout(geometry, False, weight.real.itemsize)
+        self._down = _Correlation(kernel, Reads.down(axes), line, work)
+        axes, line = layout(geometry, True, weight.real.itemsize)
+        self._up = _Correlation(kernel.swapaxes(1, 2), Reads.up(axes), line, work)
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        return self._down.of(x, np.empty((len(x), *self._shapes[1]), dtype=x.dtype))
+        return self._down.of(x, self._shapes[1])
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        make = np.empty if self._up.writes_all else np.zeros
-        return self._up.of(y, make((len(y), *self._shapes[0]), dtype=y.dtype))
+        return self._up.of(y, self._shapes[0])
+
+
+def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axis], Line]:
+    """What one direction does along its lines, and the axes that say which lines it reads.
+
+    Axes that nothing happens to are one line of all their samples, and where lines are shorter than a vector, several
+    axes are `joined`.
+    """
+    axes = list(geometry.axes)
+    while len(axes) > 1 and all(_idle(axis) for axis in axes[-2:]):
+        axes[-2:] = [Axis(axes[-2].size * axes[-1].size, 1)]
+    along = up if transpose else down
+    line = along(axes.pop())
+    channels = (geometry.out_channels if transpose else geometry.in_channels) // geometry.groups
+    while axes and line.count * itemsize <= SHORT:
+        longer = joined(along(axes[-1]), line)
+        if channels * sum(map(len, longer.outside)) * itemsize > JOINED_BYTES:
+            break
+        line = longer
+        axes.pop()
+    return axes, line
+
+
+def _idle(axis: Axis) -> bool:
+    return (axis.taps, axis.stride, axis.lo, axis.hi) == (1, 1, 0, 0)
 
 
 def _as_real(kernel: NDArray[Any]) -> NDArray[Any]:
@@ -105,118 +131,18 @@ def _as_real(kernel: NDArray[Any]) -> NDArray[Any]:
     return real.reshape(groups, 2 * outs, 2 * ins, *taps)
 
 
-@dataclass(frozen=True)
-class _Reads:
-    """Which lines of the source each line of the result reads, and through which tap: see `Tables`."""
-
-    sources: int
-    results: int
-    first: Index
-    source: Index
-    tap: Index
-
-    @classmethod
-    def down(cls, axes: Sequence[Axis]) -> _Reads:
-        """For each output line the input lines that it reads."""
-        lines = _lines(axes)
-        output, tap = np.nonzero(lines != ZERO)
-        return cls(
-            math.prod(axis.size for axis in axes), len(lines), _starts(output, len(lines)), lines[output, tap], tap
-        )
-
-    @classmethod
-    def up(cls, axes: Sequence[Axis]) -> _Reads:
-        """For each input line the output lines that read it."""
-        lines, count = _lines(axes), math.prod(axis.size for axis in axes)
-        output, tap = np.nonzero(lines != ZERO)
-        read = lines[output, tap]
-        order = np.argsort(read, kind="stable")
-        return cls(len(lines), count, _starts(read, count), output[order], tap[order])
-
-
-def _lines(axes: Sequence[Axis]) -> Index:
-    """The table of all axes but the last: the input line that each output line reads through each tap. (lines, taps)"""
-    lines = np.zeros((1, 1), dtype=np.int64)
-    for axis in axes:
-        left, right = lines[:, None, :, None], axis.table()[None, :, None, :]
-        joint = np.where((left == ZERO) | (right == ZERO), ZERO, left * axis.size + right)
-        lines = joint.reshape(lines.shape[0] * axis.output, lines.shape[1] * axis.taps)
-    return lines
-
-
-def _starts(owner: Index, count: int) -> Index:
-    return np.concatenate([[0], np.cumsum(np.bincount(owner, minlength=count))])
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one direction does along the last axis.
-
-    Attributes
-    ----------
-    source, result
-        Samples of a line.
-    read
-        The axis along which a source line is extended and split into the phases of its stride.
-    phases
-        Those that are read.
-    places
-        For each phase of a result line its taps, and for each of them the phase of the source and the place.
-    positions
-        The positions [p, q) of a result line that are samples in a row, and the first of them.
-    border
-        The ranges of positions [p, q) that are added to samples, and to which.
-    """
-
-    source: int
-    result: int
-    read: Axis
-    phases: list[int]
-    places: list[list[tuple[int, int, int]]]
-    positions: tuple[int, int, int]
-    border: list[tuple[int, int, Index]]
-
-    @property
-    def extent(self) -> int:
-        """Positions of a result line, with its border."""
-        return max(self.result, self.positions[1], *(q for _, q, _ in self.border))
-
-    @property
-    def reach(self) -> int:
-        """Places that a result reads beyond its own."""
-        return max(place for phase in self.places for _, _, place in phase)
-
-
-def down(axis: Axis) -> Line:
-    """What A x does along the last axis."""
-    lattice = axis.lattice()
-    phases = sorted({phase for _, phase in lattice})
-    places = [(k, phases.index(phase), shift) for k, (shift, phase) in enumerate(lattice)]
-    return Line(axis.size, axis.output, axis, phases, [places], (0, axis.output, 0), [])
-
-
-def up(axis: Axis) -> Line:
-    """What A^T y does along the last axis."""
-    places: list[list[tuple[int, int, int]]] = [[] for _ in range(axis.stride)]
-    for k, (shift, phase) in enumerate(axis.lattice()):
-        places[phase].append((k, 0, axis.memory - shift))
-    first, last = axis.copied(0, axis.padded)
-    borders = [] if axis.sends_nothing_back else [(0, first), (last, axis.padded)]
-    border = [(p, q, axis.extension(p, q)) for p, q in borders if p < q]
-    before = Axis(axis.output, 1, lo=axis.memory)
-    return Line(axis.output, axis.size, before, [0], places, (first, last, first - axis.lo), border)
-
-
 class _Correlation:
     """One direction: a plan for the compiled kernel, and its work memory."""
 
-    def __init__(self, kernel: NDArray[Any], reads: _Reads, line: Line, work: int) -> None:
+    def __init__(self, kernel: NDArray[Any], reads: Reads, line: Line, work: int) -> None:
         from convmat.products import compiled, strips
 
         parts = 2 if kernel.dtype.kind == "c" else 1
+        # (G, results, sources, lines' taps, a line's taps)
         kernel = _as_real(kernel) if parts == 2 else kernel
+        kernel = kernel.reshape(*kernel.shape[:3], -1, line.taps)
         groups, results, sources, _, _ = kernel.shape
-        self.writes_all = line.positions[1] - line.positions[0] == line.result
+        self._make = np.empty if line.positions[1] - line.positions[0] == line.result else np.zeros
         self._dtype, self._work = kernel.dtype, work
         self._function = _kernel(kernel.dtype)
 
@@ -226,7 +152,7 @@ class _Correlation:
         lanes = strips.lanes(kernel.itemsize)
         row = max((-(-(b - a) // lanes) * lanes for a, b, *_ in segments), default=0)
         phase = row + line.reach
-        channel = phase * len(line.phases)
+        channel = phase * len(line.copied)
         line_bytes = max(1, sources * channel * kernel.itemsize)
         lines = max(1, most, min(reads.sources, TILE_BYTES // line_bytes))
         self._sizes = compiled.Sizes(
@@ -241,7 +167,7 @@ class _Correlation:
             channel=channel,
             line=sources * channel,
             lines=lines,
-            phases_in=len(line.phases),
+            phases_in=len(line.copied),
             phases_out=len(line.places),
             reach=line.reach,
             parts=parts,
@@ -249,13 +175,12 @@ class _Correlation:
         )
         channels = blocks(results, tuple(strips.held()))
         self._weights, panel = _panels(kernel, line, channels)
-        read, copied = _read(line)
         self._tables: Tables = compiled.Tables(
             first=_table(reads.first),
             source=_table(reads.source),
             tap=_table(reads.tap),
-            read=_table(read),
-            copied=_table(copied),
+            read=_rows(line.outside),
+            copied=_table(line.copied),
             taps=_table(np.cumsum([0, *(sources * len(taps) for taps in line.places)])),
             offset=_offsets(line, sources, channel, phase),
             offset_in_place=_offsets(line, sources, reads.sources * line.source, 0),
@@ -266,8 +191,11 @@ class _Correlation:
             borders=_table(borders).reshape(-1, 3),
             folded=_table(folded),
         )
-        self._height = min(LINES, -(-reads.results // (4 * workers())) if work >= THREAD_WORK else reads.results)
-        self._pieces = groups * -(-reads.results // self._height) * len(cuts)
+        wanted = 4 * workers() if work >= THREAD_WORK else 1
+        self._height = min(LINES, -(-reads.results // wanted))
+        pieces = groups * -(-reads.results // self._height) * len(cuts)
+        self._share = max(1, len(channels) * pieces // wanted)
+        self._pieces = pieces * -(-len(channels) // self._share)
         self._memory = (
             (lines * sources * channel, kernel.dtype),
             (strips.MOST * len(line.places) * row, kernel.dtype),
@@ -277,9 +205,9 @@ class _Correlation:
         self._idle: list[tuple[NDArray[Any], ...]] = []
         self._pool = Pool()
 
-    def of(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-        """The images y, written, of the images x."""
-        x = x if x.flags.aligned else x.copy()
+    def of(self, x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """The images of that shape that the images x become."""
+        x, y = x if x.flags.aligned else x.copy(), self._make((len(x), *shape), dtype=x.dtype)
         flat_x, flat_y = x.reshape(-1).view(self._dtype), y.reshape(-1).view(self._dtype)
 
         def some(_: Scratch | None, start: int, stop: int) -> None:
@@ -287,7 +215,8 @@ class _Correlation:
                 memory = self._idle.pop()
             except IndexError:
                 memory = tuple(np.empty(*array) for array in self._memory)
-            self._function(flat_x, flat_y, self._weights, self._sizes, self._tables, *memory, self._height, start, stop)
+            size = self._height, self._share
+            self._function(flat_x, flat_y, self._weights, self._sizes, self._tables, *memory, *size, start, stop)
             self._idle.append(memory)
 
         count = self._pieces * len(x)
@@ -304,6 +233,14 @@ def _table(values: Any) -> Index:
     return np.array(values, dtype=np.int64, order="C")
 
 
+def _rows(tables: list[Index]) -> Index:
+    """Tables of different lengths as the rows of one."""
+    rows = np.full((len(tables), max(map(len, tables))), ZERO, dtype=np.int64)
+    for row, table in zip(rows, tables, strict=True):
+        row[: len(table)] = table
+    return rows
+
+
 def _offsets(line: Line, sources: int, channel: int, phase: int) -> Index:
     """Where the samples are that a result reads, for each phase of the results, source channel and tap of the phase."""
     return _table(
@@ -318,8 +255,9 @@ def _offsets(line: Line, sources: int, channel: int, phase: int) -> Index:
 
 def _width(line: Line, sources: int, entries: int, itemsize: int) -> int:
     """Samples of a result line that are computed at a time: as many as leave room for their source lines."""
-    phases = len(line.phases)
-    room = TILE_BYTES // (itemsize * sources * max(entries, 1) * phases) - line.reach
+    if line.copied[0][:2] == (0, 0):  # joined
+        return line.extent
+    room = TILE_BYTES // (itemsize * sources * max(entries, 1) * len(line.copied)) - line.reach
     return max(NARROW, room * len(line.places))
 
 
@@ -358,20 +296,6 @@ def _cuts(line: Line, width: int) -> tuple[list[Any], list[Any], list[Any], Inde
                 segments.append((low // stride, -(-high // stride), p, max(p, q), sample - first, 0, len(borders)))
         cuts.append((a, b, begin, len(segments)))
     return cuts, segments, borders, folded
-
-
-def _read(line: Line) -> tuple[Index, list[tuple[int, int, int, int]]]:
-    """`Tables.read` and `Tables.copied`."""
-    count = -(-line.extent // len(line.places)) + line.reach
-    outside, copied = [], []
-    for phase in line.phases:
-        a, b, sample = line.read.strided_copied(phase, count)
-        copied.append((a, b, sample, line.read.stride))
-        outside.append(np.concatenate([line.read.strided(phase, 0, a), line.read.strided(phase, b, count)]))
-    read = np.full((len(outside), max(map(len, outside))), ZERO, dtype=np.int64)
-    for row, samples in zip(read, outside, strict=True):
-        row[: len(samples)] = samples
-    return read, copied
 
 
 def blocks(results: int, sizes: Collection[int] = (1, 2, 4, 8)) -> list[tuple[int, int, int]]:

@@ -71,16 +71,18 @@ def _matrix(w: Work) -> tuple[float, ...]:
 
 
 def _direct(w: Work) -> tuple[float, ...]:
-    g, (ins, outs), (before, after) = w.geometry, w.channels, w.sizes
-    line = (direct.up if w.transpose else direct.down)(g.axes[-1])
+    g, (ins, outs) = w.geometry, w.channels
+    axes, line = direct.layout(g, w.transpose, w.itemsize)
+    lines = math.prod(axis.size for axis in axes), math.prod(axis.output for axis in axes)
+    pairs = lines[1] * math.prod(axis.taps for axis in axes)
+    before, after = lines[::-1] if w.transpose else lines
     phases, blocks = len(line.places), direct.blocks(outs)
-    vectors = -(-line.extent // phases * w.itemsize // VECTOR) + 1
-    turns = g.groups * ins * math.prod(g.output_size[:-1]) * math.prod(g.kernel_size)
-    read = g.groups * ins * len(line.phases) * math.prod(before[:-1])
-    written = g.groups * outs * math.prod(after[:-1])
+    vectors = -(-line.count * w.itemsize // VECTOR)
+    turns = g.groups * ins * pairs * line.taps
+    read, written = g.groups * ins * len(line.copied) * before, g.groups * outs * after
     strips = len(blocks) * -(-vectors // TALL)
     multiplied = turns * vectors * sum(computed for *_, computed in blocks)
-    apart = written * after[-1] if phases > 1 else 0
+    apart = 0 if line.positions[1] and phases == 1 else written * line.extent
     return 1, read + written, written / outs * phases * strips, turns * strips, multiplied, apart, w.moved
 
 
