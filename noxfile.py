@@ -20,22 +20,31 @@ if pyenv := shutil.which("pyenv"):  # it shows a Python only where PYENV_VERSION
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 
-def suite(session: nox.Session, *requirements: str) -> None:
-    """All tests, with fewer random cases than by the README's command, in an environment with these requirements."""
+def suite(session: nox.Session, *requirements: str, without: tuple[str, ...] = ()) -> None:
+    """All tests, with fewer random cases than by the README's command, in an environment with these requirements.
+
+    Packages that it should be without are uninstalled before the tests run.
+    """
     session.install(*requirements)
+    if without:
+        session.run("python", "-m", "pip", "uninstall", "-y", *without)
     session.run("python", "-m", "pytest", "-n", "auto", "--hypothesis-profile=brief", *session.posargs)
 
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
-    """The tests, on the oldest versions that pyproject.toml declares."""
-    suite(session, ".[test]", *(requirement.replace(">=", "==") for requirement in PROJECT["dependencies"]))
+    """The tests, on the oldest versions that pyproject.toml declares, numba's too."""
+    declared = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["fast"]]
+    suite(session, ".[test]", *(requirement.replace(">=", "==") for requirement in declared))
 
 
 @nox.session(python=["3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """The tests, on the newest versions; without PyTorch, of which one environment is gigabytes enough."""
-    suite(session, ".[test-without-torch]")
+    """The tests, on the newest versions; without PyTorch, of which one environment is gigabytes enough.
+
+    On one Python with the extra `fast`, and on the other without numba: the package must work both ways.
+    """
+    suite(session, ".[test-without-torch]", without=("numba", "llvmlite") if session.python == "3.13" else ())
 
 
 @nox.session

@@ -1,6 +1,7 @@
 """What an installed wheel must do by itself, in an environment with what it requires and nothing else."""
 
 import doctest
+import functools
 import importlib
 import importlib.metadata
 import pkgutil
@@ -42,9 +43,10 @@ assert importlib.metadata.version("convmat") == convmat.__version__
 assert installed - TOOLS == REQUIRED, installed
 
 # The examples of the README and of every docstring run, but for those of an extra.
+EXTRAS = ("convmat.interop", "convmat.plot", "convmat.products.compiled", "convmat.products.strips")
 examples = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
 for module in pkgutil.walk_packages(convmat.__path__, "convmat."):
-    if not module.name.startswith(("convmat.interop", "convmat.plot", "convmat.__main__")):
+    if not module.name.startswith((*EXTRAS, "convmat.__main__")):
         found = doctest.testmod(importlib.import_module(module.name), optionflags=doctest.NORMALIZE_WHITESPACE)
         examples = doctest.TestResults(examples.failed + found.failed, examples.attempted + found.attempted)
 assert examples.failed == 0 < examples.attempted, examples
@@ -53,6 +55,9 @@ assert examples.failed == 0 < examples.attempted, examples
 assert "usage: convmat" in command("--help")
 assert "9 x 25" in command("show", "--input", "5x5", "--kernel", "3x3", "--stride", "2", "--padding", "1")
 A = convmat.Conv2d(np.ones((3, 3)), (8, 8))
+direct = functools.partial(convmat.Conv2d, method="direct")
+assert "pip install 'convmat[fast]'" in refusal(direct, A.weight, (8, 8))
+assert "pip install 'convmat[fast]'" in A.explain()
 assert "pip install 'convmat[plot]'" in refusal(convmat.plot.matrix, A)
 assert "pip install 'convmat[torch]'" in refusal(convmat.to_torch, A)
 assert "pip install 'convmat[torch]'" in refusal(convmat.from_torch, A, (8, 8))
