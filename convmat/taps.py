@@ -195,6 +195,16 @@ class Axis:
         return first, max(first, min(last, count)), self.stride * first + offset - self.lo
 
 
+def joint_table(axes: Sequence[Axis]) -> Index:
+    """The table of several axes: the sample that each output reads through each tap, all in C order. (outputs, taps)"""
+    joint = np.zeros((1, 1), dtype=np.int64)
+    for axis in axes:
+        before, table = joint[:, None, :, None], axis.table()[None, :, None, :]
+        reads = np.where((before == ZERO) | (table == ZERO), ZERO, before * axis.size + table)
+        joint = reads.reshape(len(joint) * axis.output, joint.shape[1] * axis.taps)
+    return joint
+
+
 def joint_axis(axes: Sequence[Axis]) -> Axis | None:
     """The axis whose taps read every position that one of these reads; None if they differ in stride or padding mode.
 

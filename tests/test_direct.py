@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 
 from convmat import Conv1d, Conv2d, ConvTranspose2d
+from convmat.geometry import conv_geometry
 from convmat.products import direct
 from convmat.products.direct import Direct
-from tests.strategies import layers, tries
+from tests.strategies import integers, layers, tries
 
 needs_numba = pytest.mark.skipif(not direct.installed(), reason="needs numba")
 
@@ -87,6 +88,31 @@ def test_what_is_not_finite_spreads_exactly_as_in_the_matrix(layer):
             got, expected = B @ x, M @ x
         np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
         np.testing.assert_array_equal(np.isposinf(got.real), np.isposinf(expected.real))
+
+
+@needs_numba
+@pytest.mark.parametrize("short", [0, 30, 2**20], ids=["line by line", "some joined", "all axes joined"])
+@tries(200)
+@given(layer=layers())
+def test_lines_may_be_joined_or_not(short, layer):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(direct, "SHORT", short)
+        A = layer.operator(method="direct")
+        dense = layer.dense()
+        for B, M in ((A, dense), (A.T, dense.T)):
+            u = integers(layer.rng(), (M.shape[1],), layer.dtype)
+            np.testing.assert_array_equal(B @ u, M @ u)
+
+
+@needs_numba
+def test_pointwise_layers_are_one_line_and_volumes_of_short_lines_one_plane():
+    W = np.ones((2, 3, 1, 1))
+    axes, line = direct.layout(conv_geometry(W.shape, (40, 50)), False, 8)
+    assert (axes, line.result) == ([], 2000)
+    axes, line = direct.layout(conv_geometry((2, 3, 3, 3, 3), (5, 3, 2), padding=1), True, 8)
+    assert (axes, line.source, line.taps) == ([], 5 * 3 * 2, 27)
+    axes, line = direct.layout(conv_geometry((2, 3, 3, 3), (40, 50)), False, 8)
+    assert (len(axes), line.result) == (1, 48)
 
 
 LAYERS = {

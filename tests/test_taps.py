@@ -1,11 +1,13 @@
 """One axis: the table against a walk, and what is derived from it against the table."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convmat.taps import EXTENSIONS, ZERO, Axis
+from convmat.taps import EXTENSIONS, ZERO, Axis, joint_table
 from tests import oracle
 from tests.strategies import axes
 
@@ -94,3 +96,39 @@ def test_strided_reads_the_extension_at_every_s_th_position(axis, data):
     assert list(range(first, last)) == inside
     if inside:
         assert sample == axis.stride * first + offset - axis.lo
+
+
+@given(st.lists(legal_axes(), min_size=1, max_size=2))
+def test_the_joint_table_pairs_every_output_and_tap_of_every_axis(parts):
+    joint = joint_table(parts)
+    outputs, taps = [axis.output for axis in parts], [axis.taps for axis in parts]
+    assert joint.shape == (np.prod(outputs), np.prod(taps))
+    for m, k in itertools.product(np.ndindex(*outputs), np.ndindex(*taps)):
+        reads = [int(axis.table()[i, j]) for axis, i, j in zip(parts, m, k, strict=True)]
+        expected = -1 if -1 in reads else np.ravel_multi_index(reads, [axis.size for axis in parts])
+        assert joint[np.ravel_multi_index(m, outputs), np.ravel_multi_index(k, taps)] == expected
+
+
+@given(legal_axes())
+def test_the_phases_of_the_transpose_send_back_what_the_table_reads(axis):
+    """Each phase is a correlation of stride one: what comes out of the axis through the taps of the phase, turned."""
+    expected = np.zeros((axis.size, axis.output, axis.taps))
+    for m, k in itertools.product(range(axis.output), range(axis.taps)):
+        if (n := axis.table()[m, k]) >= 0:
+            expected[n, m, k] += 1
+    sent = np.zeros((axis.size if axis.sends_nothing_back else axis.padded, axis.output, axis.taps))
+    for phase in range(axis.stride):
+        if (found := axis.sending(phase)) is None:
+            continue
+        turned, taps, places = found
+        of = np.arange(axis.taps)[taps]
+        assert len(of) == turned.taps
+        for row, position in zip(turned.table(), range(*places.indices(len(sent))), strict=True):
+            for k, m in zip(of, row, strict=True):
+                if m >= 0:
+                    sent[position, m, k] += 1
+    if not axis.sends_nothing_back:
+        folded = np.zeros_like(expected)
+        np.add.at(folded, axis.extension(0, axis.padded), sent)
+        sent = folded
+    np.testing.assert_array_equal(sent, expected)

@@ -19,7 +19,7 @@ from convmat.operators.base import ImageOperator
 from convmat.products import Products
 from convmat.products.lowering import Lowering
 from convmat.products.threads import Scratch, blas_on_one_thread
-from convmat.taps import ZERO
+from convmat.taps import ZERO, joint_table
 
 
 class _WeightMap(ImageOperator):
@@ -84,8 +84,10 @@ class WeightOperator(_WeightMap):
 
     def _forward(self, weights: NDArray[Any]) -> NDArray[Any]:
         x = _stack(self.image, self.geometry.in_channels, self.geometry.input_size, weights.dtype)
-        products = [Products(self.geometry, weight, "gemm").forward(x) for weight in weights]
-        return np.array(products, dtype=weights.dtype).reshape(len(weights), *self.output_shape)
+        if np.isfinite(weights).all():
+            return _products(self.geometry, x[0], weights).reshape(len(weights), *self.output_shape)
+        products = [Products(self.geometry, weight, "matrix").forward(x) for weight in weights]
+        return np.array(products).reshape(len(weights), *self.output_shape)
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
         geometry = self.geometry
@@ -165,6 +167,19 @@ class TransposeWeightOperator(_WeightMap):
 
 
 @blas_on_one_thread()
+def _products(geometry: Geometry, x: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+    """A x of one image for each weight of a batch: (batch, G, C_out / G, outputs)."""
+    lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
+    kernels = np.stack([geometry.kernel(weight) for weight in weights])
+    kernels = kernels.reshape(len(weights), geometry.groups, geometry.out_channels // geometry.groups, -1)
+    inner = math.prod(geometry.output_size[1:])
+    y = np.empty((*kernels.shape[:3], math.prod(geometry.output_size)), dtype=weights.dtype)
+    for start, stop in lowering.bands:
+        np.matmul(kernels, lowering.lower(scratch, x, start, stop), out=y[..., start * inner : stop * inner])
+    return y
+
+
+@blas_on_one_thread()
 def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """The derivative of <A(W) x, y> (without conjugation) by W, for each pair of a batch: (batch, *weight_shape)."""
     lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
@@ -183,13 +198,9 @@ def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[A
 
 def _reads(geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """All reads of the input, by output and then by tap of the weight as given: (sample, tap, reads per output)."""
-    sample = np.zeros((1, 1), dtype=np.int64)
-    inside = np.ones((1, 1), dtype=bool)
-    for axis in geometry.axes:
-        table = axis.table()[:, ::-1] if geometry.flip else axis.table()
-        shape = (len(sample) * len(table), sample.shape[1] * axis.taps)
-        sample = (sample[:, None, :, None] * axis.size + table[None, :, None, :]).reshape(shape)
-        inside = (inside[:, None, :, None] & (table != ZERO)[None, :, None, :]).reshape(shape)
+    table = joint_table(geometry.axes)
+    sample = table[:, ::-1] if geometry.flip else table
+    inside = sample != ZERO
     return sample[inside], np.nonzero(inside)[1], inside.sum(axis=1)
 
 

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,20 +82,26 @@ class Direct:
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
         kernel = geometry.kernel(weight)
         kernel = kernel.reshape(geometry.groups, -1, *kernel.shape[1:])
-        self._shapes = (geometry.in_channels, *geometry.input_size), (geometry.out_channels, *geometry.output_size)
-        work = weight.size * math.prod(geometry.output_size)
-        axes, line = layout(geometry, False, weight.real.itemsize)
-        self._down = _Correlation(kernel, Reads.down(axes), line, work)
-        axes, line = layout(geometry, True, weight.real.itemsize)
-        self._up = _Correlation(kernel.swapaxes(1, 2), Reads.up(axes), line, work)
+        self._geometry, self._weight = geometry, kernel
+        self._work = weight.size * math.prod(geometry.output_size)
+
+    @cached_property
+    def _down(self) -> _Correlation:
+        axes, line = layout(self._geometry, False, self._weight.real.itemsize)
+        return _Correlation(self._weight, Reads.down(axes), line, self._work)
+
+    @cached_property
+    def _up(self) -> _Correlation:
+        axes, line = layout(self._geometry, True, self._weight.real.itemsize)
+        return _Correlation(self._weight.swapaxes(1, 2), Reads.up(axes), line, self._work)
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        return self._down.of(x, self._shapes[1])
+        return self._down.of(x, (self._geometry.out_channels, *self._geometry.output_size))
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        return self._up.of(y, self._shapes[0])
+        return self._up.of(y, (self._geometry.in_channels, *self._geometry.input_size))
 
 
 def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axis], Line]:

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,17 @@ class Gemm:
     """A x and A^T y by lowering, for every geometry."""
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None:
-        self._geometry = geometry
-        kernel = geometry.kernel(weight)
-        self._down = _Lowered(geometry, kernel)
-        self._up = [(at, _Lowered(turned, taps)) for at, turned, taps in _phases(geometry, kernel)]
+        self._geometry, self._kernel = geometry, geometry.kernel(weight)
         # along an axis whose border sends nothing back, what is sent are the samples already
         self._axes = [replace(axis, lo=0, hi=0) if axis.sends_nothing_back else axis for axis in geometry.axes]
+
+    @cached_property
+    def _down(self) -> _Lowered:
+        return _Lowered(self._geometry, self._kernel)
+
+    @cached_property
+    def _up(self) -> list[tuple[tuple[slice, ...], _Lowered]]:
+        return [(at, _Lowered(turned, taps)) for at, turned, taps in _phases(self._geometry, self._kernel)]
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""

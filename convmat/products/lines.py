@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convmat.taps import ZERO, Axis, Index
+from convmat.taps import ZERO, Axis, Index, joint_table
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Reads:
     @classmethod
     def down(cls, axes: Sequence[Axis]) -> Reads:
         """For each output line the input lines that it reads."""
-        lines = _lines(axes)
+        lines = joint_table(axes)
         output, tap = np.nonzero(lines != ZERO)
         return cls(
             math.prod(axis.size for axis in axes), len(lines), _starts(output, len(lines)), lines[output, tap], tap
@@ -38,21 +38,11 @@ class Reads:
     @classmethod
     def up(cls, axes: Sequence[Axis]) -> Reads:
         """For each input line the output lines that read it."""
-        lines, count = _lines(axes), math.prod(axis.size for axis in axes)
+        lines, count = joint_table(axes), math.prod(axis.size for axis in axes)
         output, tap = np.nonzero(lines != ZERO)
         read = lines[output, tap]
         order = np.argsort(read, kind="stable")
         return cls(len(lines), count, _starts(read, count), output[order], tap[order])
-
-
-def _lines(axes: Sequence[Axis]) -> Index:
-    """The table of all axes but the last: the input line that each output line reads through each tap. (lines, taps)"""
-    lines = np.zeros((1, 1), dtype=np.int64)
-    for axis in axes:
-        left, right = lines[:, None, :, None], axis.table()[None, :, None, :]
-        joint = np.where((left == ZERO) | (right == ZERO), ZERO, left * axis.size + right)
-        lines = joint.reshape(lines.shape[0] * axis.output, lines.shape[1] * axis.taps)
-    return lines
 
 
 def _starts(owner: Index, count: int) -> Index:
