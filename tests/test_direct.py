@@ -109,10 +109,11 @@ def test_pointwise_layers_are_one_line_and_volumes_of_short_lines_one_plane():
     W = np.ones((2, 3, 1, 1))
     axes, line = direct.layout(conv_geometry(W.shape, (40, 50)), False, 8)
     assert (axes, line.result) == ([], 2000)
-    axes, line = direct.layout(conv_geometry((2, 3, 3, 3, 3), (5, 3, 2), padding=1), True, 8)
-    assert (axes, line.source, line.taps) == ([], 5 * 3 * 2, 27)
+    axes, line = direct.layout(conv_geometry((2, 3, 3, 3, 3), (5, 2, 2), padding=1), True, 4)
+    assert (axes, line.source, line.taps) == ([], 5 * 2 * 2, 27)
     axes, line = direct.layout(conv_geometry((2, 3, 3, 3), (40, 50)), False, 8)
     assert (len(axes), line.result) == (1, 48)
+    assert line.count * 8 > direct.SHORT
 
 
 LAYERS = {
