@@ -38,6 +38,22 @@ def convmat(case: Case) -> Pair:
     return A.apply, A.T.apply
 
 
+def without_fast(case: Case) -> Pair:
+    """What method="auto" takes where the extra `fast` is not installed."""
+    from convmat import Conv2d
+    from convmat.products import plan, separable_rank
+
+    A = Conv2d(case.weight(), case.size, **case.options())
+    rank = separable_rank(A.geometry, A.weight)
+    expected = [e for e in plan.estimates(A.geometry, case.dtype == np.float32, rank) if e.method != "direct"]
+    forward = min(expected, key=lambda e: e.forward).method
+    transpose = min(expected, key=lambda e: e.transpose).method
+    return (
+        Conv2d(case.weight(), case.size, method=forward, **case.options()).apply,
+        Conv2d(case.weight(), case.size, method=transpose, **case.options()).T.apply,
+    )
+
+
 def csr(case: Case) -> Pair | None:
     """The product of scipy with the explicit matrix."""
     from convmat import conv_matrix
@@ -188,6 +204,7 @@ def opencv(case: Case) -> Pair | None:
 
 LIBRARIES: dict[str, Callable[[Case], Pair | None]] = {
     "convmat": convmat,
+    "without fast": without_fast,
     "csr": csr,
     "torch": torch,
     "fftconvolve": fftconvolve,

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from convmat.geometry import Geometry, conv_geometry
-from convmat.products import METHODS, separable_rank, usable
+from convmat.products import METHODS, Products, separable_rank, usable
 from convmat.products.plan import COUNTS, MATRIX_LIMIT, Work, cost
 
 DIRECTIONS = ("forward", "transpose")
@@ -123,6 +123,36 @@ def products(rows: list[dict]) -> Iterator[tuple[Work, dict[str, float]]]:
             yield work, {m: t for (m, d), t in row["seconds"].items() if d == direction}
 
 
+def report_measured(rows: list[dict]) -> None:
+    """Print how far the choice of "measure" is from the best method, timed once more, in turns."""
+    rng, ratios = np.random.default_rng(0), []
+    for work, measured in products(rows):
+        g, weight = work.geometry, rng.standard_normal(work.geometry.weight_shape)
+        weight = weight.astype(np.float32 if work.itemsize == 4 else np.float64)
+        shape = (1, g.in_channels, *g.input_size)
+        if work.transpose:
+            shape = (1, g.out_channels, *g.output_size)
+        image = rng.standard_normal(shape).astype(weight.dtype)
+        chosen = Products(g, weight, "measure")
+        (chosen.transpose if work.transpose else chosen.forward)(image)
+        winner = chosen.methods[work.transpose]
+        near = [m for m in measured if m != "separable" and measured[m] <= 2 * min(measured.values())]
+        plans = {m: METHODS[m](g, weight) for m in {winner, *near}}
+        times: dict[str, list[float]] = {m: [] for m in plans}
+        for _ in range(15):
+            for method, plan in plans.items():
+                start = time.perf_counter()
+                (plan.transpose if work.transpose else plan.forward)(image)
+                times[method].append(time.perf_counter() - start)
+        medians = {method: float(np.median(t[2:])) for method, t in times.items()}
+        ratios.append(medians[winner] / min(medians.values()))
+    ratios = np.sort(ratios)
+    print(
+        f'{len(ratios)} products by method="measure": within 1.1 of the best method in '
+        f"{100 * np.mean(ratios <= 1.1):.1f} %, worst {ratios[-1]:.2f}"
+    )
+
+
 def fit(rows: list[dict]) -> dict[str, tuple[float, ...]]:
     """Non-negative least squares of the relative errors, for each method."""
     table = {}
@@ -167,6 +197,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=160)
     parser.add_argument("--seed", type=int, help="of the random geometries")
     parser.add_argument("--keep", type=Path, help="keep the measurements in this file, or use those that are there")
+    parser.add_argument("--measured", action="store_true", help='try method="measure" too')
     options = parser.parse_args()
     if options.keep and options.keep.exists():
         rows = pickle.loads(options.keep.read_bytes())
@@ -180,6 +211,8 @@ def main() -> None:
     else:
         report(rows)
         report(rows, without=("direct",))
+        if options.measured:
+            report_measured(rows)
 
 
 if __name__ == "__main__":
