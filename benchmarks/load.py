@@ -37,7 +37,7 @@ NAMED = {
     "3 -> 16, 3 x 3, 128^2, stride 2": lambda: layer((16, 3, 3, 3), (128, 128), stride=2, padding=1),
     "128 -> 16, 7 x 7, 56^2, stride 2": lambda: layer((16, 128, 7, 7), (56, 56), stride=2, padding=3),
     "64 -> 128, 3 x 3, 56^2": lambda: layer((128, 64, 3, 3), (56, 56), padding=1),
-    "128 -> 32, 9, 2^14, toeplitz": lambda: layer((32, 128, 9), (2**14,), "toeplitz", padding=4),
+    "128 -> 32, 9, 2^14, gemm": lambda: layer((32, 128, 9), (2**14,), "gemm", padding=4),
     "1 -> 1, 25 x 25, 512^2": lambda: layer((25, 25), (512, 512), padding=12, padding_mode="reflect"),
 }
 

@@ -86,6 +86,13 @@ def test_threads_that_wait_for_the_same_measurement_make_it_once(calls):
     assert len(calls["gemm"]) <= 1 + measured.ROUNDS
 
 
+def test_methods_that_lost_keep_no_plan(calls):
+    A = Conv2d(np.ones((3, 3)), (6, 7), method="measure")
+    A @ np.ones(42)
+    A.T @ np.ones(20)
+    assert {method for method, _ in A._products._plans} == {"fft"}
+
+
 def test_a_method_that_is_far_behind_has_one_turn(calls):
     Conv2d(np.ones((3, 3)), (6, 7), method="measure") @ np.ones(42)
     assert len(calls["gemm"]) == 2  # the first call, and one round

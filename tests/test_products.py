@@ -468,7 +468,7 @@ def outlier(shape, value, at, dtype):
     return x.astype(dtype)
 
 
-@pytest.mark.parametrize("method", ["pointwise", *CHOSEN_FROM["pointwise"]])
+@pytest.mark.parametrize("method", ["pointwise", *(m for m in CHOSEN_FROM["pointwise"] if m in usable())])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_pointwise_methods_are_accurate_in_every_output_beside_an_outlier(method, stride):
     weight = np.random.default_rng(1).standard_normal((31, 31)).astype(np.float32)

@@ -137,7 +137,10 @@ class Products:
             methods = measured.promising(self._expected(), transpose)
             case = self.geometry, *key, workers()
             winner = measured.fastest(methods, lambda m: self._product(image, m, transpose=transpose), case)
-            self._measured[key] = winner
+            with self._lock:
+                self._measured[key] = winner
+                won = set(self._measured.values())  # what lost keeps no memory
+                self._plans = {key: made for key, made in self._plans.items() if key[0] in won}
         return self._measured[key]
 
     def gram(self, forward: bool) -> Images | None:
