@@ -22,6 +22,9 @@ class Slow:
         self._matrix = METHODS_BEFORE["matrix"](geometry, weight)
         return self
 
+    def work_bytes(self, geometry, itemsize):
+        return 0.0
+
     def forward(self, x):
         self._calls.append("forward")
         time.sleep(self._seconds)

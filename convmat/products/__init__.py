@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +26,13 @@ from convmat.products.threads import workers
 class Product(Protocol):
     """One method, planned for one geometry and one kernel (C_out, C_in / groups, K_1..K_D)."""
 
+    def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None: ...
+
+    @staticmethod
+    def work_bytes(geometry: Geometry, itemsize: int) -> float:
+        """Bytes kept besides the image and the result, about."""
+        ...
+
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x: (batch, C_in, N_1..N_D) -> (batch, C_out, M_1..M_D)."""
         ...
@@ -36,7 +42,7 @@ class Product(Protocol):
         ...
 
 
-METHODS: dict[str, Callable[[Geometry, NDArray[Any]], Product]] = {
+METHODS: dict[str, type[Product]] = {
     "matrix": MatrixProduct,
     "direct": Direct,
     "gemm": Gemm,
@@ -165,7 +171,7 @@ class Products:
             f"{'':<12} {'A x':>12} {'A^T y':>12} {'work memory':>13}    expected, threads: {workers()}",
         ]
         for estimate in sorted(self._estimates(), key=lambda e: e.forward):
-            memory = plan.work_bytes(estimate.method, self.geometry, self.weight.itemsize)
+            memory = METHODS[estimate.method].work_bytes(self.geometry, self.weight.itemsize)
             missing = "" if estimate.method in usable() else "    if it were there: pip install 'convmat[fast]'"
             lines.append(
                 f"{estimate.method:<12} {estimate.forward / 1e6:>9.3f} ms {estimate.transpose / 1e6:>9.3f} ms "

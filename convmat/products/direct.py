@@ -85,6 +85,12 @@ class Direct:
         self._geometry, self._weight = geometry, kernel
         self._work = weight.size * math.prod(geometry.output_size)
 
+    @staticmethod
+    def work_bytes(geometry: Geometry, itemsize: int) -> float:
+        """Bytes kept besides the image and the result, about."""
+        lines = math.prod(geometry.output_size[:-1]) * math.prod(geometry.kernel_size[:-1])
+        return workers() * TILE_BYTES + 32.0 * lines
+
     @cached_property
     def _down(self) -> _Correlation:
         axes, line = layout(self._geometry, False, self._weight.real.itemsize)

@@ -49,6 +49,13 @@ class Fft:
         self._frequencies = self._tile if self._complex else (*self._tile[:-1], self._tile[-1] // 2 + 1)
         self._pool = Pool()
 
+    @staticmethod
+    def work_bytes(geometry: Geometry, itemsize: int) -> float:
+        """Bytes kept besides the image and the result, about."""
+        g, samples, phases = geometry, math.prod(tile_sides(geometry)[0]), math.prod(geometry.stride)
+        images, kernels = g.in_channels * phases + g.out_channels, g.out_channels * g.in_channels // g.groups * phases
+        return samples * itemsize * (3.0 * workers() * images + 2 * kernels)
+
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
         geometry, (groups, outs, ins) = self._geometry, self._shape

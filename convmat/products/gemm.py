@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.lowering import Lowering
+from convmat.products.lowering import BAND_BYTES, Lowering
 from convmat.products.padding import fold
 from convmat.products.threads import Pool, Scratch, workers
 
@@ -30,6 +30,12 @@ class Gemm:
         self._geometry, self._kernel = geometry, geometry.kernel(weight)
         # along an axis whose border sends nothing back, what is sent are the samples already
         self._axes = [replace(axis, lo=0, hi=0) if axis.sends_nothing_back else axis for axis in geometry.axes]
+
+    @staticmethod
+    def work_bytes(geometry: Geometry, itemsize: int) -> float:
+        """Bytes kept besides the image and the result, about."""
+        row = geometry.in_channels * math.prod(geometry.kernel_size) * math.prod(geometry.output_size[1:]) * itemsize
+        return 2.0 * workers() * max(BAND_BYTES, row)
 
     @cached_property
     def _down(self) -> _Lowered:

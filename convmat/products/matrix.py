@@ -19,6 +19,11 @@ class MatrixProduct:
         self._csr = sparse(geometry, weight)
         self._transpose = self._csr.T
 
+    @staticmethod
+    def work_bytes(geometry: Geometry, itemsize: int) -> float:
+        """Bytes kept besides the image and the result, about."""
+        return geometry.nnz * (itemsize + 4) + 4 * geometry.shape[0]
+
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
         y = _rows(self._csr, x)

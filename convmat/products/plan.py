@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from convmat.geometry import Geometry
-from convmat.products import direct, fft, lowering, separable
+from convmat.products import direct, fft, separable
 from convmat.products.threads import workers
 
 MATRIX_LIMIT = 2**20
@@ -73,12 +73,11 @@ def _matrix(w: Work) -> tuple[float, ...]:
 def _direct(w: Work) -> tuple[float, ...]:
     g, (ins, outs) = w.geometry, w.channels
     axes, line = direct.layout(g, w.transpose, w.itemsize)
-    lines = math.prod(axis.size for axis in axes), math.prod(axis.output for axis in axes)
-    pairs = lines[1] * math.prod(axis.taps for axis in axes)
-    before, after = lines[::-1] if w.transpose else lines
+    both = math.prod(axis.size for axis in axes), math.prod(axis.output for axis in axes)
+    before, after = both[::-1] if w.transpose else both
     phases, blocks = len(line.places), direct.blocks(outs)
     vectors = -(-line.count * w.itemsize // VECTOR)
-    turns = g.groups * ins * pairs * line.taps
+    turns = g.groups * ins * both[1] * math.prod(axis.taps for axis in axes) * line.taps
     read, written = g.groups * ins * len(line.copied) * before, g.groups * outs * after
     strips = len(blocks) * -(-vectors // TALL)
     multiplied = turns * vectors * sum(computed for *_, computed in blocks)
@@ -95,15 +94,9 @@ def _gemm(w: Work) -> tuple[float, ...]:
         positions = math.prod(axis.padded if folds else axis.size for axis in g.axes)
         lowered = lowered * positions // (math.prod(after) * math.prod(g.stride))
     written = g.groups * outs * positions * (1 + (products > 1) + 2 * folds)
-    multiplied = lowered * max(outs, TALL)
-    size = w.itemsize / VECTOR
-    return (
-        products,
-        lowered / after[-1] * (g.stride[-1] if w.transpose else 1),
-        lowered * size,
-        multiplied * size,
-        written * size,
-    )
+    copied = lowered * w.itemsize / VECTOR
+    runs = lowered / after[-1] * (g.stride[-1] if w.transpose else 1)
+    return products, runs, copied, copied * max(outs, TALL), written * w.itemsize / VECTOR
 
 
 def _fft(w: Work) -> tuple[float, ...]:
@@ -140,11 +133,11 @@ COUNTS: dict[str, Callable[[Work], tuple[float, ...]]] = {
 """Name of a method -> how many steps of each kind one product takes."""
 
 COST: dict[str, tuple[float, ...]] = {
-    "matrix": (5080.0, 0.657, 0.296),
-    "direct": (9760.0, 13.4, 9.41, 2.57, 0.131, 0.309, 0.0266),
-    "gemm": (40400.0, 7.67, 4.86, 0.44, 7.09),
-    "fft": (61300.0, 8320.0, 0.0434, 0.236, 0.325),
-    "separable": (44100.0, 1100.0, 0.274, 0.0801),
+    "matrix": (4970.0, 0.641, 0.302),
+    "direct": (10100.0, 21.2, 10.4, 2.33, 0.258, 0.532, 0.0213),
+    "gemm": (37000.0, 8.55, 4.15, 0.494, 6.49),
+    "fft": (48300.0, 9290.0, 0.0533, 0.203, 0.154),
+    "separable": (42700.0, 656.0, 0.349, 0.0738),
 }
 """Nanoseconds of one step of each kind."""
 
@@ -170,20 +163,3 @@ def estimates(geometry: Geometry, single: bool, rank: int | None) -> list[Estima
 def cost(method: str, work: Work) -> float:
     """Nanoseconds that one product is expected to take on one core."""
     return sum(number * each for number, each in zip(COUNTS[method](work), COST[method], strict=True))
-
-
-def work_bytes(method: str, geometry: Geometry, itemsize: int) -> float:
-    """Bytes that a method keeps besides input and output, about."""
-    g, threads = geometry, workers()
-    if method == "matrix":
-        return g.nnz * (itemsize + 4) + 4 * g.shape[0]
-    if method == "direct":
-        return threads * direct.TILE_BYTES + 32.0 * math.prod(g.output_size[:-1]) * math.prod(g.kernel_size[:-1])
-    if method == "gemm":
-        row = g.in_channels * math.prod(g.kernel_size) * math.prod(g.output_size[1:]) * itemsize
-        return 2.0 * threads * max(lowering.BAND_BYTES, row)
-    if method == "fft":
-        samples, phases = math.prod(fft.tile_sides(g)[0]), math.prod(g.stride)
-        images, kernels = g.in_channels * phases + g.out_channels, g.out_channels * g.in_channels // g.groups * phases
-        return samples * itemsize * (3.0 * threads * images + 2 * kernels)
-    return 2.0 * threads * separable.MOST * g.input_size[-1] * itemsize

@@ -148,6 +148,11 @@ class Separable:
         self.forward = AxisProducts(down, (geometry.out_channels, *geometry.output_size)).apply
         self.transpose = AxisProducts(up, (geometry.in_channels, *geometry.input_size)).apply
 
+    @staticmethod
+    def work_bytes(geometry: Geometry, itemsize: int) -> float:
+        """Bytes kept besides the image and the result, about."""
+        return 2.0 * workers() * MOST * geometry.input_size[-1] * itemsize
+
 
 class AxisProducts:
     """A sum of separable products, to images of one shape (C, N_1..N_D)."""
