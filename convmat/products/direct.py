@@ -123,10 +123,11 @@ def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axi
     line = along(axes.pop())
     channels = (geometry.out_channels if transpose else geometry.in_channels) // geometry.groups
     while axes and line.count * itemsize <= SHORT:
-        longer = joined(along(axes[-1]), line)
-        if channels * sum(map(len, longer.outside)) * itemsize > JOINED_BYTES:
+        rows = along(axes[-1])
+        places = (rows.count + rows.reach) * (line.count + line.reach) * len(rows.copied) * len(line.copied)
+        if channels * places * itemsize > JOINED_BYTES:
             break
-        line = longer
+        line = joined(rows, line)
         axes.pop()
     return axes, line
 
@@ -192,7 +193,7 @@ class _Correlation:
             first=_table(reads.first),
             source=_table(reads.source),
             tap=_table(reads.tap),
-            read=_rows(line.outside),
+            read=_rows([line.outside(phase) for phase in range(len(line.copied))]),
             copied=_table(line.copied),
             taps=_table(np.cumsum([0, *(sources * len(taps) for taps in line.places)])),
             offset=_offsets(line, sources, channel, phase),
@@ -284,7 +285,7 @@ def _cuts(line: Line, width: int) -> tuple[list[Any], list[Any], list[Any], Inde
     segments: list[tuple[int, ...]] = []
     borders: list[tuple[int, ...]] = []
     stride, (first, last, sample) = len(line.places), line.positions
-    folded = np.concatenate([np.zeros(0, dtype=np.int64), *(to for _, _, to in line.border)])
+    folded = np.concatenate([np.zeros(0, dtype=np.int64), *(line.folded(p, q) for p, q in line.border)])
     whole = width >= line.extent
     width = line.result if whole else width
     for a in range(0, line.result, width):
@@ -293,10 +294,10 @@ def _cuts(line: Line, width: int) -> tuple[list[Any], list[Any], list[Any], Inde
         if p < q and not whole:
             segments.append((p // stride, -(-q // stride), p, q, sample - first, 0, 0))
         at = 0
-        for start, stop, to in line.border:
+        for start, stop in line.border:
             for low in range(start, stop, width):
                 high = min(low + width, stop)
-                part = to[low - start : high - start]
+                part = folded[at + low - start : at + high - start]
                 if ((a <= part) & (part < b)).any():
                     borders.append((low, high, at - start))
                     if not whole:

@@ -8,7 +8,7 @@ phases too, each a correlation of stride one (`Line`). Both directions are descr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,7 +61,7 @@ class Line:
         For each phase of a source line, the places [a, b) that hold samples at equal distance, the first of them, and
         that distance.
     outside
-        The samples at its other places, before and after these, or -1 for zeros.
+        Gives, for a phase, the samples at its other places, before and after these, or -1 for zeros.
     places
         For each phase of a result line its taps, and for each of them the phase of the source and the place, from that
         of the result.
@@ -69,16 +69,19 @@ class Line:
         The positions [p, q) of a result line that are samples in a row, and the first of them. Position i P + q is
         result i of phase q, of P.
     border
-        The ranges of positions [p, q) that are added to samples, and to which, or -1.
+        The ranges of positions [p, q) that are added to samples.
+    folded
+        Gives, for the positions [p, q) of a border, these samples, or -1.
     """
 
     source: int
     result: int
     copied: list[tuple[int, int, int, int]]
-    outside: list[Index]
+    outside: Callable[[int], Index]
     places: list[list[tuple[int, int, int]]]
     positions: tuple[int, int, int]
-    border: list[tuple[int, int, Index]]
+    border: list[tuple[int, int]]
+    folded: Callable[[int, int], Index]
 
     @property
     def taps(self) -> int:
@@ -93,7 +96,7 @@ class Line:
     @property
     def extent(self) -> int:
         """Positions of a result line, with its border."""
-        return max(self.positions[1], *(q for _, q, _ in self.border), 0)
+        return max(self.positions[1], *(q for _, q in self.border), 0)
 
     @property
     def reach(self) -> int:
@@ -102,7 +105,7 @@ class Line:
 
     def samples(self, phase: int) -> Index:
         """The sample at every place of a phase of a source line, or -1; as many for each phase."""
-        (a, b, sample, step), outside = self.copied[phase], self.outside[phase]
+        (a, b, sample, step), outside = self.copied[phase], self.outside(phase)
         return np.concatenate([outside[:a], sample + step * np.arange(b - a), outside[a:]])
 
     def targets(self) -> Index:
@@ -110,8 +113,8 @@ class Line:
         found = np.full(self.count * len(self.places), ZERO, dtype=np.int64)
         p, q, sample = self.positions
         found[p:q] = np.arange(sample, sample + q - p)
-        for p, q, to in self.border:
-            found[p:q] = to
+        for p, q in self.border:
+            found[p:q] = self.folded(p, q)
         return found
 
 
@@ -120,8 +123,8 @@ def down(axis: Axis) -> Line:
     lattice = axis.lattice()
     phases = sorted({phase for _, phase in lattice})
     places = [(k, phases.index(phase), shift) for k, (shift, phase) in enumerate(lattice)]
-    read = [_read(axis, phase, axis.output + axis.memory) for phase in phases]
-    return Line(axis.size, axis.output, *_unzipped(read), [places], (0, axis.output, 0), [])
+    copied, outside = _read(axis, phases, axis.output + axis.memory)
+    return Line(axis.size, axis.output, copied, outside, [places], (0, axis.output, 0), [], axis.extension)
 
 
 def up(axis: Axis) -> Line:
@@ -131,22 +134,22 @@ def up(axis: Axis) -> Line:
         places[phase].append((k, 0, axis.memory - shift))
     first, last = axis.copied(0, axis.padded)
     borders = [] if axis.sends_nothing_back else [(0, first), (last, axis.padded)]
-    border = [(p, q, axis.extension(p, q)) for p, q in borders if p < q]
+    border = [(p, q) for p, q in borders if p < q]
     before = Axis(axis.output, 1, lo=axis.memory)
-    read = _read(before, 0, -(-axis.padded // axis.stride) + axis.memory)
-    return Line(axis.output, axis.size, *_unzipped([read]), places, (first, last, first - axis.lo), border)
+    copied, outside = _read(before, [0], -(-axis.padded // axis.stride) + axis.memory)
+    positions = first, last, first - axis.lo
+    return Line(axis.output, axis.size, copied, outside, places, positions, border, axis.extension)
 
 
-def _read(axis: Axis, phase: int, count: int) -> tuple[tuple[int, int, int, int], Index]:
-    a, b, sample = axis.strided_copied(phase, count)
-    outside = np.concatenate([axis.strided(phase, 0, a), axis.strided(phase, b, count)])
-    return (a, b, sample, axis.stride), outside
+def _read(axis: Axis, phases: list[int], count: int) -> tuple[list[tuple[int, int, int, int]], Callable[[int], Index]]:
+    """`Line.copied` and `Line.outside` of so many places of some phases."""
+    found = [axis.strided_copied(phase, count) for phase in phases]
 
+    def outside(number: int) -> Index:
+        (a, b, _), phase = found[number], phases[number]
+        return np.concatenate([axis.strided(phase, 0, a), axis.strided(phase, b, count)])
 
-def _unzipped(
-    read: list[tuple[tuple[int, int, int, int], Index]],
-) -> tuple[list[tuple[int, int, int, int]], list[Index]]:
-    return [copied for copied, _ in read], [outside for _, outside in read]
+    return [(*places, axis.stride) for places in found], outside
 
 
 def joined(rows: Line, cols: Line) -> Line:
@@ -171,7 +174,8 @@ def joined(rows: Line, cols: Line) -> Line:
     ends[: cols.count * len(cols.places)] = cols.targets()
     to = _joint(rows.targets(), ends, cols.result).reshape(shape).swapaxes(1, 2).reshape(-1)
     size = rows.source * cols.source, rows.result * cols.result
-    return Line(*size, [(0, 0, 0, 1)] * len(outside), outside, places, (0, 0, 0), [(0, len(to), to)])
+    nothing = [(0, 0, 0, 1)] * len(outside)
+    return Line(*size, nothing, outside.__getitem__, places, (0, 0, 0), [(0, len(to))], lambda p, q: to[p:q])
 
 
 def _joint(rows: Index, cols: Index, size: int) -> Index:
