@@ -138,6 +138,7 @@ def test_no_bit_depends_on_how_the_work_is_cut_or_on_the_number_of_threads(monke
     for threads, tile, narrow, lines in [("1", 1, 1, 1), ("3", 2**12, 16, 5), ("2", 2**30, 2**20, 2**20)]:
         monkeypatch.setenv("CONVMAT_NUM_THREADS", threads)
         monkeypatch.setattr(direct, "TILE_BYTES", tile)
+        monkeypatch.setattr(direct, "CUT_BYTES", tile)
         monkeypatch.setattr(direct, "NARROW", narrow)
         monkeypatch.setattr(direct, "LINES", lines)
         monkeypatch.setattr(direct, "THREAD_WORK", 0)

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 TILE_BYTES = 2**17
 """Work memory for the lines that a few result lines read: they should stay in the caches of a core."""
 
+CUT_BYTES = 2**19
+"""The same for a part of one result line, if it has to be cut."""
+
 NARROW = 64
 """Samples of a line that are not cut any further."""
 
@@ -268,11 +271,10 @@ def _offsets(line: Line, sources: int, channel: int, phase: int) -> Index:
 
 
 def _width(line: Line, sources: int, entries: int, itemsize: int) -> int:
-    """Samples of a result line that are computed at a time: as many as leave room for their source lines."""
-    if line.copied[0][:2] == (0, 0):  # joined
-        return line.extent
-    room = TILE_BYTES // (itemsize * sources * max(entries, 1) * len(line.copied)) - line.reach
-    return max(NARROW, room * len(line.places))
+    """Samples of a result line that are computed at a time: all, or a part whose source lines take `CUT_BYTES`."""
+    room = CUT_BYTES // (itemsize * sources * max(entries, 1) * len(line.copied)) - line.reach
+    most = max(NARROW, room * len(line.places))
+    return -(-line.extent // -(-line.extent // most)) if line.extent > most and line.positions[1] else line.extent
 
 
 def _cuts(line: Line, width: int) -> tuple[list[Any], list[Any], list[Any], Index]:
