@@ -123,26 +123,28 @@ class Products:
                     min(expected, key=lambda e: e.forward).method,
                     min(expected, key=lambda e: e.transpose).method,
                 )
+        if not self._measured:
+            return self._chosen
         forward, transpose = (self._measured.get((up, self.weight.dtype)) for up in (False, True))
         return forward or self._chosen[0], transpose or self._chosen[1]
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
-        return self._product(x, self._method(x, transpose=False), transpose=False)
+        return self._product(x, self._method(x, False), False)
 
     def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
-        return self._product(y, self._method(y, transpose=True), transpose=True)
+        return self._product(y, self._method(y, True), True)
 
-    def _method(self, image: NDArray[Any], *, transpose: bool) -> str:
+    def _method(self, image: NDArray[Any], transpose: bool) -> str:
         """The method of a product with this image."""
         if self.asked != "measure" or not self._finite:
-            return self.methods[transpose]
+            return (self._chosen or self.methods)[transpose]
         key = transpose, np.result_type(self.weight, image)
         if key not in self._measured:
             methods = measured.promising(self._expected(), transpose)
             case = self.geometry, *key, workers()
-            winner = measured.fastest(methods, lambda m: self._product(image, m, transpose=transpose), case)
+            winner = measured.fastest(methods, lambda m: self._product(image, m, transpose), case)
             with self._lock:
                 self._measured[key] = winner
                 won = set(self._measured.values())  # what lost keeps no memory
@@ -188,9 +190,9 @@ class Products:
         rank = separable_rank(self.geometry, self.weight) if self._finite else None
         return plan.estimates(self.geometry, single, rank)
 
-    def _product(self, x: NDArray[Any], method: str, *, transpose: bool) -> NDArray[Any]:
+    def _product(self, x: NDArray[Any], method: str, transpose: bool) -> NDArray[Any]:
         """A real kernel acts on the two real parts of a complex image; a complex kernel needs a complex image."""
-        dtype = np.result_type(self.weight, x)
+        dtype = x.dtype if x.dtype == self.weight.dtype else np.result_type(self.weight, x)
         if x.dtype.kind != "c" or self.weight.dtype.kind == "c":
             made = self._plan(method, dtype)
             return (made.transpose if transpose else made.forward)(np.ascontiguousarray(x, dtype=dtype))
