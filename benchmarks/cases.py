@@ -1,4 +1,4 @@
-"""The nine layers that everything is measured on."""
+"""The layers that everything is measured on."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ CASES = {
     "1": Case("256^2, 3x3", (1, 1, 3, 3), (256, 256), padding=1),
     "2": Case("1024^2, 5x5, stride 2", (1, 1, 5, 5), (1024, 1024), stride=2, padding=2),
     "3": Case("3 -> 16 ch, 128^2, 3x3, stride 2", (16, 3, 3, 3), (128, 128), stride=2, padding=1),
+    "3f": Case("3 -> 16 ch, 128^2, 3x3, stride 2, float32", (16, 3, 3, 3), (128, 128), np.float32, stride=2, padding=1),
     "4": Case("64 -> 64 ch, 32^2, 3x3, float32", (64, 64, 3, 3), (32, 32), np.float32, padding=1),
     "5": Case("512^2, 15x15", (1, 1, 15, 15), (512, 512), padding=7),
     "5g": Case("512^2, 15x15 Gaussian", (1, 1, 15, 15), (512, 512), padding=7, gaussian=True),
@@ -61,4 +62,5 @@ CASES = {
     "7g": Case("1024^2, 31x31 Gaussian, stride 4", (1, 1, 31, 31), (1024, 1024), stride=4, gaussian=True),
     "8": Case("64 -> 128 ch, 56^2, 3x3, stride 2, float32", (128, 64, 3, 3), (56, 56), np.float32, stride=2, padding=1),
     "9": Case("depthwise 64 ch, 112^2, 3x3, float32", (64, 1, 3, 3), (112, 112), np.float32, padding=1, groups=64),
+    "10": Case("16 -> 16 ch, 128^2, 3x3, float32", (16, 16, 3, 3), (128, 128), np.float32, padding=1),
 }

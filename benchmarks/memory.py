@@ -1,4 +1,4 @@
-"""Peak memory of one product of the nine cases, over that of input and output: ``python benchmarks/memory.py``.
+"""Peak memory of one product of the cases, over that of input and output: ``python benchmarks/memory.py``.
 
 It prints a Markdown table. The result counts, and what a library plans when it is first asked for a product; what it
 plans when the operator is made counts as far as it keeps it. Each figure is from a process of its own, by the peak of

@@ -1,4 +1,4 @@
-"""A x and A^T y of the nine cases against the peers, as ratios taken in one run.
+"""A x and A^T y of the cases against the peers, as ratios taken in one run.
 
 ``python benchmarks/products.py`` prints two Markdown tables. One core: one process pinned to it, in which all libraries
 take turns, call by call. Two cores: one process for each library, which take turns, since the thread pools of different

@@ -38,8 +38,8 @@ CUT_BYTES = 2**19
 NARROW = 64
 """Samples of a line that are not cut any further."""
 
-THREAD_WORK = 2**22
-"""Multiplications below which a second thread does not pay."""
+THREAD_WORK = 2**27
+"""Bytes that strips read, by `_work`, below which a second thread does not pay: about a millisecond."""
 
 LINES = 64
 """Result lines of a piece of work, at most."""
@@ -86,7 +86,6 @@ class Direct:
         kernel = geometry.kernel(weight)
         kernel = kernel.reshape(geometry.groups, -1, *kernel.shape[1:])
         self._geometry, self._weight = geometry, kernel
-        self._work = weight.size * math.prod(geometry.output_size)
 
     @staticmethod
     def work_bytes(geometry: Geometry, itemsize: int) -> float:
@@ -97,12 +96,12 @@ class Direct:
     @cached_property
     def _down(self) -> _Correlation:
         axes, line = layout(self._geometry, False, self._weight.real.itemsize)
-        return _Correlation(self._weight, Reads.down(axes), line, self._work)
+        return _Correlation(self._weight, Reads.down(axes), line)
 
     @cached_property
     def _up(self) -> _Correlation:
         axes, line = layout(self._geometry, True, self._weight.real.itemsize)
-        return _Correlation(self._weight.swapaxes(1, 2), Reads.up(axes), line, self._work)
+        return _Correlation(self._weight.swapaxes(1, 2), Reads.up(axes), line)
 
     def forward(self, x: NDArray[Any]) -> NDArray[Any]:
         """A x for a batch of images (batch, C_in, N_1..N_D)."""
@@ -151,7 +150,7 @@ def _as_real(kernel: NDArray[Any]) -> NDArray[Any]:
 class _Correlation:
     """One direction: a plan for the compiled kernel, and its work memory."""
 
-    def __init__(self, kernel: NDArray[Any], reads: Reads, line: Line, work: int) -> None:
+    def __init__(self, kernel: NDArray[Any], reads: Reads, line: Line) -> None:
         from convmat.products import compiled, strips
 
         parts = 2 if kernel.dtype.kind == "c" else 1
@@ -160,7 +159,7 @@ class _Correlation:
         kernel = kernel.reshape(*kernel.shape[:3], -1, line.taps)
         groups, results, sources, _, _ = kernel.shape
         self._make = np.empty if line.positions[1] - line.positions[0] == line.result else np.zeros
-        self._dtype, self._work = kernel.dtype, work
+        self._dtype = kernel.dtype
         self._function = _kernel(kernel.dtype)
 
         most = int(np.diff(reads.first).max())
@@ -208,7 +207,8 @@ class _Correlation:
             borders=_table(borders).reshape(-1, 3),
             folded=_table(folded),
         )
-        wanted = 4 * workers() if work >= THREAD_WORK else 1
+        self._work = _work(groups * sources * len(reads.source) * line.taps * row * kernel.itemsize, channels)
+        wanted = 4 * workers() if self._work >= THREAD_WORK else 1
         self._height = min(LINES, -(-reads.results // wanted))
         pieces = groups * -(-reads.results // self._height) * len(cuts)
         self._share = max(1, len(channels) * pieces // wanted)
@@ -244,6 +244,11 @@ class _Correlation:
         step = -(-count // (4 * threads))
         self._pool.run(some, [(start, min(start + step, count)) for start in range(0, count, step)], threads)
         return y
+
+
+def _work(read: int, channels: list[tuple[int, int, int]]) -> int:
+    """Bytes that are read, once for each block of channels, and as much again for each four that they are added to."""
+    return sum(read + read * computed // 4 for *_, computed in channels)
 
 
 def _table(values: Any) -> Index:

@@ -196,12 +196,12 @@ class Pool:
         The caller works too. It waits for pieces that a helper is at, never for a helper that has not come yet: on a
         busy machine that may take longer than all of the work. See `_Company` for what else such a machine costs.
         """
-        job = _Job(task, pieces, self._idle)
+        job = _Job(task, pieces, self._idle, threads)
         with blas_on_one_thread():
-            helping = _call(job.work, threads - 1) if threads > 1 and _company.pays() else []
+            helping = _call(job.work, threads) if threads > 1 and _company.pays() else []
             begin = time.perf_counter()
             try:
-                job.work()
+                job.work(0)
             finally:
                 worked = time.perf_counter()
                 for future in helping:
@@ -246,26 +246,34 @@ _company = _Company()
 
 
 class _Job:
-    """Pieces of work that several threads take, one after the other."""
+    """Pieces of work that several threads take: each from its own place on, and then those that others have left.
 
-    def __init__(self, task: Callable[..., None], pieces: Iterable[tuple[Any, ...]], idle: list[Scratch]) -> None:
-        self._task, self._idle = task, idle
-        self._left = iter(list(pieces))
-        self._under_way = 0
+    So the same thread does mostly the same pieces of a product that is made again, whose memory is in its cache.
+    """
+
+    def __init__(
+        self, task: Callable[..., None], pieces: Iterable[tuple[Any, ...]], idle: list[Scratch], threads: int
+    ) -> None:
+        self._task, self._idle, self._threads = task, idle, threads
+        self._left: list[tuple[Any, ...] | None] = list(pieces)
+        self._under_way, self._closed = 0, False
         self._changed = threading.Condition()
         self.errors: list[BaseException] = []
 
-    def work(self) -> None:
-        """Take pieces until none are left, or one has failed."""
+    def work(self, number: int) -> None:
+        """Take pieces until none are left, or one has failed; as the thread of that number."""
         try:
             scratch = self._idle.pop()
         except IndexError:
             scratch = Scratch()
-        while True:
+        count = len(self._left)
+        for place in range(number * count // self._threads, (number * count // self._threads) + count):
             with self._changed:
-                piece = None if self.errors else next(self._left, None)
-                if piece is None:
+                if self.errors or self._closed:
                     break
+                piece, self._left[place % count] = self._left[place % count], None
+                if piece is None:
+                    continue
                 self._under_way += 1
             try:
                 self._task(scratch, *piece)
@@ -280,19 +288,19 @@ class _Job:
     def close(self) -> None:
         """Give out no more pieces, and wait until none is under way."""
         with self._changed:
-            self._left = iter(())
+            self._closed = True
             self._changed.wait_for(lambda: self._under_way == 0)
 
 
-def _call(work: Callable[[], None], helpers: int) -> list[Future[None]]:
-    """Ask that many helpers to work, as they become free."""
+def _call(work: Callable[[int], None], threads: int) -> list[Future[None]]:
+    """Ask helpers to work, as they become free: as the threads from number 1 on."""
     try:
-        pool = _helpers(max(helpers, workers() - 1))
-        return [pool.submit(_help, work) for _ in range(helpers)]
+        pool = _helpers(max(threads, workers()) - 1)
+        return [pool.submit(_help, work, number) for number in range(1, threads)]
     except RuntimeError:  # the interpreter is ending, or the system has no more threads: the caller does it all
         return []
 
 
 @blas_on_one_thread()
-def _help(work: Callable[[], None]) -> None:
-    work()
+def _help(work: Callable[[int], None], number: int) -> None:
+    work(number)
