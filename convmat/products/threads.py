@@ -254,7 +254,7 @@ class _Job:
     def __init__(
         self, task: Callable[..., None], pieces: Iterable[tuple[Any, ...]], idle: list[Scratch], threads: int
     ) -> None:
-        self._task, self._idle, self._threads = task, idle, threads
+        self._task, self._idle, self._threads = task, idle, max(1, threads)
         self._left: list[tuple[Any, ...] | None] = list(pieces)
         self._under_way, self._closed = 0, False
         self._changed = threading.Condition()
