@@ -4,7 +4,7 @@ A strip is a rectangle of results, some channels by some vectors of one line. It
 terms are added, one by one in a given order: one sample of the source is read for several channels, one weight for
 several vectors. A compiler finds such rectangles in no loop over arrays; the loops around it need no such care.
 
-The cache of numba asks for the date of `convmat.products.compiled` alone: after a change here, that file must be touched.
+The cache of numba asks for the date of `convmat.products.compiled` alone: after a change here, touch that file.
 """
 
 from __future__ import annotations
