@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,7 @@ PATIENCE = 2.0
 """Seconds of compiling after which somebody at a terminal is told about it."""
 
 
+@cache
 def installed() -> bool:
     """Whether numba is there; it takes a tenth of a second to import, and is not imported to find out."""
     return importlib.util.find_spec("numba") is not None
@@ -170,7 +171,7 @@ class _Correlation:
         phase = row + line.reach
         channel = phase * len(line.copied)
         line_bytes = max(1, sources * channel * kernel.itemsize)
-        lines = max(1, most, min(reads.sources, TILE_BYTES // line_bytes))
+        lines = max(1, min(reads.sources, max(most, TILE_BYTES // line_bytes)))
         self._sizes = compiled.Sizes(
             groups=groups,
             sources=sources,
