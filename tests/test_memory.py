@@ -85,6 +85,7 @@ def test_what_this_machine_cannot_hold_is_refused(monkeypatch, compute, instead)
 @pytest.mark.parametrize("name", sorted(LITTLE.keys() - {"tikhonov"}))
 def test_what_is_allocated_is_about_what_was_asked_for(monkeypatch, name):
     compute, asked = LITTLE[name][0], []
+    compute()  # modules are imported and code is compiled
     monkeypatch.setattr(matrix, "_ALWAYS_FITS", 0)
     monkeypatch.setattr(matrix, "_available_memory", lambda: float("inf"))
     check = matrix.check_bytes
