@@ -87,7 +87,7 @@ class WeightOperator(_WeightMap):
         if np.isfinite(weights).all():
             return _products(self.geometry, x[0], weights).reshape(len(weights), *self.output_shape)
         products = [Products(self.geometry, weight, "matrix").forward(x) for weight in weights]
-        return np.array(products).reshape(len(weights), *self.output_shape)
+        return np.array(products, dtype=weights.dtype).reshape(len(weights), *self.output_shape)
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
         geometry = self.geometry
@@ -170,8 +170,10 @@ class TransposeWeightOperator(_WeightMap):
 def _products(geometry: Geometry, x: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     """A x of one image for each weight of a batch: (batch, G, C_out / G, outputs)."""
     lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
-    kernels = np.stack([geometry.kernel(weight) for weight in weights])
-    kernels = kernels.reshape(len(weights), geometry.groups, geometry.out_channels // geometry.groups, -1)
+    columns = geometry.in_channels // geometry.groups * math.prod(geometry.kernel_size)
+    kernels = np.empty((len(weights), geometry.groups, geometry.out_channels // geometry.groups, columns), x.dtype)
+    for kernel, weight in zip(kernels, weights, strict=True):
+        kernel[...] = geometry.kernel(weight).reshape(kernel.shape)
     inner = math.prod(geometry.output_size[1:])
     y = np.empty((*kernels.shape[:3], math.prod(geometry.output_size)), dtype=weights.dtype)
     for start, stop in lowering.bands:
