@@ -98,6 +98,11 @@ class Axis:
         return self.mode == "zeros" or (self.lo <= 0 and self.hi <= 0)
 
     @property
+    def moves_nothing(self) -> bool:
+        """Whether every output is the weighted sample of its place."""
+        return (self.taps, self.stride, self.lo, self.hi) == (1, 1, 0, 0)
+
+    @property
     def sent(self) -> tuple[int, int]:
         """The range of samples of a phase, on the extended input, at which A^T y is needed."""
         first, last = self.copied(0, self.padded) if self.sends_nothing_back else (0, self.padded)
@@ -126,7 +131,7 @@ class Axis:
         Where this one moves nothing, the padding of the later one stays. The end is that of `later` if it is given by
         `ending_at`.
         """
-        mode = later.mode if (self.taps, self.stride, self.lo, self.hi) == (1, 1, 0, 0) else self.mode
+        mode = later.mode if self.moves_nothing else self.mode
         dilation = self.dilation if later.taps == 1 else self.stride * later.dilation
         lo, taps = self.lo + self.stride * later.lo, self.taps * later.taps
         return Axis(self.size, taps, self.stride * later.stride, dilation, lo, 0, mode)
@@ -134,6 +139,14 @@ class Axis:
     def turned(self) -> Axis:
         """The axis of the transpose, for stride 1: its taps are those of this one, the last one first."""
         return Axis(self.output, self.taps, 1, self.dilation, self.span - 1 - self.lo, 0, self.mode)
+
+    def outgoing(self) -> Axis:
+        """What comes out of this axis, behind as many zeros as the transpose reads before its first sample."""
+        return Axis(self.output, 1, lo=self.memory)
+
+    def backwards(self) -> list[tuple[int, int]]:
+        """(place, phase) of each tap k: the transpose at s i + phase reads place i + place of what is `outgoing`."""
+        return [(self.memory - shift, phase) for shift, phase in self.lattice()]
 
     def sending(self, phase: int) -> tuple[Axis, slice, slice] | None:
         """One phase of the transpose, a correlation of stride one with what comes out of this axis; None without taps.
@@ -195,14 +208,26 @@ class Axis:
         return first, max(first, min(last, count)), self.stride * first + offset - self.lo
 
 
+def paired(rows: Index, cols: Index, size: int) -> Index:
+    """The sample of an image, of rows of that size, at a row and a column; `ZERO` where one of them is."""
+    return np.where((rows == ZERO) | (cols == ZERO), ZERO, rows * size + cols)
+
+
 def joint_table(axes: Sequence[Axis]) -> Index:
     """The table of several axes: the sample that each output reads through each tap, all in C order. (outputs, taps)"""
     joint = np.zeros((1, 1), dtype=np.int64)
     for axis in axes:
-        before, table = joint[:, None, :, None], axis.table()[None, :, None, :]
-        reads = np.where((before == ZERO) | (table == ZERO), ZERO, before * axis.size + table)
+        reads = paired(joint[:, None, :, None], axis.table()[None, :, None, :], axis.size)
         joint = reads.reshape(len(joint) * axis.output, joint.shape[1] * axis.taps)
     return joint
+
+
+def without_idle(axes: Sequence[Axis]) -> list[Axis]:
+    """The axes, with the last ones as one axis, as far as they move nothing."""
+    axes = list(axes)
+    while len(axes) > 1 and axes[-1].moves_nothing and axes[-2].moves_nothing:
+        axes[-2:] = [Axis(axes[-2].size * axes[-1].size, 1)]
+    return axes
 
 
 def joint_axis(axes: Sequence[Axis]) -> Axis | None:

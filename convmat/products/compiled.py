@@ -40,6 +40,10 @@ class Sizes(NamedTuple):
         Real numbers of a sample: 2 if it is complex. All else is counted in real numbers.
     row
         Room for a phase of a result line among the sums.
+    outside
+        Room for a phase among the samples outside (`Tables.read`).
+    blocks
+        Of the result's channels in a group.
     """
 
     groups: int
@@ -58,6 +62,8 @@ class Sizes(NamedTuple):
     reach: int
     parts: int
     row: int
+    outside: int
+    blocks: int
 
 
 class Tables(NamedTuple):
@@ -124,13 +130,17 @@ class _Pointers(NamedTuple):
     offset_in_place: Any
     panel: Any
     blocks: Any
+    cuts: Any
+    segments: Any
+    borders: Any
     folded: Any
 
 
 class _Segment(NamedTuple):
     """A row of `Tables.segments`, its vectors, and those [near, far) whose samples are read in place.
 
-    Position p is of result `first` and phase `offset`, and q of result `last` and phase `rest`.
+    Position p is of result `first` and phase `offset`, and q of result `last` and phase `rest`; [left, right) are the
+    samples of the cut.
     """
 
     a: int
@@ -138,6 +148,10 @@ class _Segment(NamedTuple):
     p: int
     q: int
     shift: int
+    border: int
+    borders: int
+    left: int
+    right: int
     vectors: int
     near: int
     far: int
@@ -190,32 +204,39 @@ def _fill(x, line, parts, read, copied, first, count, tile, place, width):
 
 
 @_compiled
-def _load(here, sizes, border, channel, segment, low, end):
-    """Fill the tile with the sources of the result lines from `low` on; return the first that it has no room for."""
+def _fill_line(here, sizes, channel, source, slot, segment):
+    """Copy a line of all source channels of a group to the tile, but for what is read in place."""
     lanes, reach = lanes_of(here.x), sizes.reach
-    first, high, used = here.first[low], low, 0
+    head, far = segment.near * lanes + reach, segment.far * lanes
+    count, width = segment.b - segment.a + reach, segment.vectors * lanes + reach
+    for c in range(sizes.sources):
+        line = _begin(channel + c, sizes.lines_in, source, sizes.samples_in, sizes.parts)
+        for phase in range(sizes.phases_in):
+            place = slot * sizes.line + c * sizes.channel + phase * sizes.phase
+            read, copied = at(here.read, phase * sizes.outside), at(here.copied, 4 * phase)
+            if segment.near > 0:
+                _fill(here.x, line, sizes.parts, read, copied, segment.a, head, here.tile, place, head)
+            if segment.far < segment.vectors:
+                _fill(here.x, line, sizes.parts, read, copied, segment.a + far, count - far, here.tile, place + far,
+                      width - far)  # fmt: skip
+
+
+@_compiled
+def _load(here, sizes, channel, segment, low, end):
+    """Fill the tile with the sources of the result lines from `low` on; return the first that it has no room for."""
+    begin, high, used = here.first[low], low, 0
     while high < end and (high == low or used + here.first[high + 1] - here.first[high] <= sizes.lines):
         for e in range(here.first[high], here.first[high + 1]):
             source = here.source[e]
             if here.slot[source] < 0:
                 here.slot[source] = used
-                for c in range(sizes.sources):
-                    line = _begin(channel + c, sizes.lines_in, source, sizes.samples_in, sizes.parts)
-                    for phase in range(sizes.phases_in):
-                        place = used * sizes.line + c * sizes.channel + phase * sizes.phase
-                        read, copied = at(here.read, phase * border), at(here.copied, 4 * phase)
-                        near, far = segment.near * lanes, segment.far * lanes
-                        if near > 0:
-                            head = near + reach
-                            _fill(here.x, line, sizes.parts, read, copied, segment.a, head, here.tile, place, head)
-                        if segment.far < segment.vectors:
-                            count, width = segment.b - segment.a + reach, segment.vectors * lanes + reach
-                            _fill(here.x, line, sizes.parts, read, copied, segment.a + far, count - far, here.tile,
-                                  place + far, width - far)  # fmt: skip
+                _fill_line(here, sizes, channel, source, used, segment)
                 used += 1
-            here.gap[e - first] = here.slot[source] * sizes.line
-            here.gap_in_place[e - first] = source * sizes.samples_in
+            here.gap[e - begin] = here.slot[source] * sizes.line
+            here.gap_in_place[e - begin] = source * sizes.samples_in
         high += 1
+    for e in range(begin, here.first[high]):
+        here.slot[here.source[e]] = -1
     return high
 
 
@@ -268,89 +289,102 @@ def _write(y, line, sums, sizes, segment, written):
 
 
 @_compiled
-def _add_border(y, line, sums, sizes, segment, border, folded, left, right):
-    """Add the positions of a border to the samples [left, right) that they copy."""
+def _add_border(y, line, sums, sizes, segment, border, folded):
+    """Add the positions of a border to the samples of the cut that they copy."""
     stride = sizes.phases_out
     for phase in range(stride):
         row = phase * sizes.row - segment.a
         for i in range(-((phase - border[0]) // stride), -((phase - border[1]) // stride)):
             to = folded[i * stride + phase + border[2]]
-            if left <= to < right:
+            if segment.left <= to < segment.right:
                 y[line + sizes.parts * to] += sums[row + i]
 
 
-def _correlate(x, y, weights, sizes, tables, tile, sums, slots, gaps, height, share, start, stop):
+@_compiled
+def _clear(y, line, sizes, segment):
+    """Write a result line that is a sum of nothing."""
+    for position in range(segment.p, segment.q):
+        y[line + sizes.parts * (position + segment.shift)] = 0.0
+
+
+@_compiled
+def _result_line(here, sizes, source, segment, r, entry, group, block, channel, wanted, channels):
+    """Compute the segment of a result line of a block of channels, from the tile."""
+    nothing, folds = here.first[r] == here.first[r + 1], segment.border < segment.borders
+    straight = sizes.phases_out == 1 and sizes.parts == 1 and wanted == channels and not folds
+    out = at(here.y, (channel * sizes.lines_out + r) * sizes.samples_out + segment.shift + segment.a)
+    room, gap, written = segment.b - segment.a if straight else 0, sizes.lines_out * sizes.samples_out, 0
+    if not nothing or folds:
+        for phase in range(sizes.phases_out):
+            panel = here.panel[(group * sizes.phases_out + phase) * sizes.blocks + block]
+            written = _sum(here, sizes, source, at(here.weights, panel), segment, r, entry, phase, channels, out, room,
+                           gap)  # fmt: skip
+    if straight and written >= room:
+        return
+    for c in range(wanted):
+        line = _begin(channel + c, sizes.lines_out, r, sizes.samples_out, sizes.parts)
+        sums = at(here.sums, c * sizes.phases_out * sizes.row)
+        if nothing and not folds:
+            _clear(here.y, line, sizes, segment)
+            continue
+        _write(here.y, line, sums, sizes, segment, written)
+        for border in range(segment.border, segment.borders):
+            _add_border(here.y, line, sums, sizes, segment, at(here.borders, 3 * border), here.folded)
+
+
+@_compiled
+def _segment(here, sizes, cut, number):
+    """The segment of that number, of a cut."""
+    row, cut = at(here.segments, 7 * number), at(here.cuts, 4 * cut)
+    a, b, p, q, stride = row[0], row[1], row[2], row[3], sizes.phases_out
+    lanes, copied = lanes_of(here.x), here.copied
+    vectors, near, far = -(-(b - a) // lanes), 0, 0
+    if sizes.parts == 1 and sizes.phases_in == 1 and copied[3] == 1 and sizes.results <= _FEW:
+        near = max(0, -((a - copied[0]) // lanes))
+        far = max(near, min(vectors, (copied[1] - a - sizes.reach) // lanes))
+        if far - near < _LONG:
+            near = far = 0
+    return _Segment(a, b, p, q, row[4], row[5], row[6], cut[0], cut[1], vectors, near, far, p // stride, p % stride,
+                    q // stride, q % stride)  # fmt: skip
+
+
+def _correlate(x, y, weights, sizes, tables, samples, places, height, share, start, stop):
     """Compute the pieces [start, stop) of all: images x groups x `share` blocks of channels x bands x cuts of a line.
 
-    A band is `height` result lines. `tile`, `sums`, `slots` (of each source line) and `gaps` (two for each source of
-    a band) are work memory.
+    A band is `height` result lines. Work memory is `samples`, for the tile and the sums, and `places`: the slot of each
+    source line in the tile, and two numbers for each source of a band.
     """
+    tile, slots = pointer(samples), pointer(places)
+    gap = at(slots, sizes.lines_in)
     here = _Pointers(
-        pointer(x), pointer(y), pointer(weights), pointer(tile), pointer(sums), pointer(slots), pointer(gaps),
-        at(pointer(gaps), gaps.size // 2), pointer(tables.first), pointer(tables.source), pointer(tables.tap),
-        pointer(tables.read), pointer(tables.copied), pointer(tables.taps), pointer(tables.offset),
-        pointer(tables.offset_in_place), pointer(tables.panel), pointer(tables.blocks), pointer(tables.folded),
+        pointer(x), pointer(y), pointer(weights), tile, at(tile, sizes.lines * sizes.line), slots, gap,
+        at(gap, (places.size - sizes.lines_in) // 2), pointer(tables.first), pointer(tables.source),
+        pointer(tables.tap), pointer(tables.read), pointer(tables.copied), pointer(tables.taps), pointer(tables.offset),
+        pointer(tables.offset_in_place), pointer(tables.panel), pointer(tables.blocks), pointer(tables.cuts),
+        pointer(tables.segments), pointer(tables.borders), pointer(tables.folded),
     )  # fmt: skip
-    cuts, segments, borders = pointer(tables.cuts), pointer(tables.segments), pointer(tables.borders)
-    copied = here.copied
-    lanes, bands = lanes_of(here.x), -(-sizes.lines_out // height)
-    cut_count, block_count, border_samples = len(tables.cuts), len(tables.blocks), tables.read.shape[1]
-    shares = -(-block_count // share)
-    sources, results, lines_out, samples_out = sizes.sources, sizes.results, sizes.lines_out, sizes.samples_out
-    in_place = sizes.parts == 1 and sizes.phases_in == 1 and copied[3] == 1 and results <= _FEW
-    slots[:] = -1
+    places[: sizes.lines_in] = -1
+    bands, cuts, shares = -(-sizes.lines_out // height), len(tables.cuts), -(-sizes.blocks // share)
     for piece in range(start, stop):
-        cut, rest = piece % cut_count, piece // cut_count
+        cut, rest = piece % cuts, piece // cuts
         band, rest = rest % bands, rest // bands
         part, rest = rest % shares, rest // shares
         group, image = rest % sizes.groups, rest // sizes.groups
-        channel_in, channel_out = (image * sizes.groups + group) * sources, (image * sizes.groups + group) * results
-        for s in range(cuts[4 * cut + 2], cuts[4 * cut + 3]):
-            row = at(segments, 7 * s)
-            a, b, shift = row[0], row[1], row[4]
-            vectors, near, far = -(-(b - a) // lanes), 0, 0
-            if in_place:
-                near = max(0, -((a - copied[0]) // lanes))
-                far = max(near, min(vectors, (copied[1] - a - sizes.reach) // lanes))
-                if far - near < _LONG:
-                    near = far = 0
-            p, q, stride = row[2], row[3], sizes.phases_out
-            segment = _Segment(
-                a, b, p, q, shift, vectors, near, far, p // stride, p % stride, q // stride, q % stride
-            )  # fmt: skip
-            source = at(here.x, channel_in * sizes.lines_in * sizes.samples_in + copied[2] - copied[0] + a)
-            low, end = band * height, min(lines_out, (band + 1) * height)
+        channel_in = (image * sizes.groups + group) * sizes.sources
+        channel_out = (image * sizes.groups + group) * sizes.results
+        for number in range(here.cuts[4 * cut + 2], here.cuts[4 * cut + 3]):
+            segment = _segment(here, sizes, cut, number)
+            begin = channel_in * sizes.lines_in * sizes.samples_in
+            source = at(here.x, begin + here.copied[2] - here.copied[0] + segment.a)
+            low, end = band * height, min(sizes.lines_out, (band + 1) * height)
             while low < end:
-                high = _load(here, sizes, border_samples, channel_in, segment, low, end)
-                for block in range(part * share, min(block_count, (part + 1) * share)):
+                high = _load(here, sizes, channel_in, segment, low, end)
+                for block in range(part * share, min(sizes.blocks, (part + 1) * share)):
                     of_block = at(here.blocks, 3 * block)
-                    channel, wanted, channels = channel_out + of_block[0], of_block[1], of_block[2]
-                    straight = sizes.phases_out == 1 and sizes.parts == 1 and row[5] == row[6] and wanted == channels
+                    first, wanted, channels = of_block[0], of_block[1], of_block[2]
                     for r in range(low, high):
-                        if here.first[r] == here.first[r + 1] and row[5] == row[6]:  # a sum of nothing
-                            for c in range(wanted):
-                                line = _begin(channel + c, lines_out, r, samples_out, sizes.parts)
-                                for position in range(p, q):
-                                    here.y[line + sizes.parts * (position + shift)] = 0.0
-                            continue
-                        out = at(here.y, (channel * lines_out + r) * samples_out + shift + a)
-                        written = 0
-                        for phase in range(sizes.phases_out):
-                            panel = here.panel[(group * sizes.phases_out + phase) * block_count + block]
-                            written = _sum(here, sizes, source, at(here.weights, panel), segment, r,
-                                           here.first[r] - here.first[low], phase, channels, out,
-                                           b - a if straight else 0, lines_out * samples_out)  # fmt: skip
-                        if straight and written >= b - a:
-                            continue
-                        for c in range(wanted):
-                            line = _begin(channel + c, lines_out, r, samples_out, sizes.parts)
-                            sums_of = at(here.sums, c * sizes.phases_out * sizes.row)
-                            _write(here.y, line, sums_of, sizes, segment, written)
-                            for border in range(row[5], row[6]):
-                                _add_border(here.y, line, sums_of, sizes, segment, at(borders, 3 * border),
-                                            here.folded, cuts[4 * cut], cuts[4 * cut + 1])  # fmt: skip
-                for e in range(here.first[low], here.first[high]):
-                    here.slot[here.source[e]] = -1
+                        _result_line(here, sizes, source, segment, r, here.first[r] - here.first[low], group, block,
+                                     channel_out + first, wanted, channels)  # fmt: skip
                 low = high
 
 
@@ -363,7 +397,7 @@ def correlate(dtype: np.dtype[Any]) -> Any:
     sizes = types.NamedUniTuple(types.int64, len(Sizes._fields), Sizes)
     dimensions = {"read": 2, "copied": 2, "panel": 3, "blocks": 2, "cuts": 2, "segments": 2, "borders": 2}
     arrays = [types.Array(types.int64, dimensions.get(name, 1), "C") for name in Tables._fields]
-    signature = (read, written, read, sizes, types.NamedTuple(arrays, Tables), written, written, line, line)
+    signature = (read, written, read, sizes, types.NamedTuple(arrays, Tables), written, line)
     try:
         function = numba.njit(nogil=True, cache=True, error_model="numpy")(_correlate)
     except RuntimeError:  # no folder that it may write to

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry
 from convmat.products.lines import Line, Reads, down, joined, up
 from convmat.products.threads import Pool, Scratch, workers
-from convmat.taps import ZERO, Axis, Index
+from convmat.taps import ZERO, Axis, Index, without_idle
 
 if TYPE_CHECKING:
     from convmat.products.compiled import Tables
@@ -119,9 +119,7 @@ def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axi
     Axes that nothing happens to are one line of all their samples, and where lines are shorter than a vector, several
     axes are `joined`.
     """
-    axes = list(geometry.axes)
-    while len(axes) > 1 and all(_idle(axis) for axis in axes[-2:]):
-        axes[-2:] = [Axis(axes[-2].size * axes[-1].size, 1)]
+    axes = without_idle(geometry.axes)
     along = up if transpose else down
     line = along(axes.pop())
     channels = (geometry.out_channels if transpose else geometry.in_channels) // geometry.groups
@@ -133,10 +131,6 @@ def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axi
         line = joined(rows, line)
         axes.pop()
     return axes, line
-
-
-def _idle(axis: Axis) -> bool:
-    return (axis.taps, axis.stride, axis.lo, axis.hi) == (1, 1, 0, 0)
 
 
 def _as_real(kernel: NDArray[Any]) -> NDArray[Any]:
@@ -172,6 +166,8 @@ class _Correlation:
         channel = phase * len(line.copied)
         line_bytes = max(1, sources * channel * kernel.itemsize)
         lines = max(1, min(reads.sources, max(most, TILE_BYTES // line_bytes)))
+        channels = blocks(results, tuple(strips.held()))
+        outside = _rows([line.outside(phase) for phase in range(len(line.copied))])
         self._sizes = compiled.Sizes(
             groups=groups,
             sources=sources,
@@ -189,14 +185,15 @@ class _Correlation:
             reach=line.reach,
             parts=parts,
             row=row,
+            outside=outside.shape[1],
+            blocks=len(channels),
         )
-        channels = blocks(results, tuple(strips.held()))
         self._weights, panel = _panels(kernel, line, channels)
         self._tables: Tables = compiled.Tables(
             first=_table(reads.first),
             source=_table(reads.source),
             tap=_table(reads.tap),
-            read=_rows([line.outside(phase) for phase in range(len(line.copied))]),
+            read=outside,
             copied=_table(line.copied),
             taps=_table(np.cumsum([0, *(sources * len(taps) for taps in line.places)])),
             offset=_offsets(line, sources, channel, phase),
@@ -215,12 +212,9 @@ class _Correlation:
         self._share = max(1, len(channels) * pieces // wanted)
         self._pieces = pieces * -(-len(channels) // self._share)
         self._memory = (
-            (lines * sources * channel, kernel.dtype),
-            (strips.MOST * len(line.places) * row, kernel.dtype),
-            (reads.sources, np.dtype(np.int64)),
-            (2 * self._height * most, np.dtype(np.int64)),
+            ("samples", (lines * sources * channel + strips.MOST * len(line.places) * row,), kernel.dtype),
+            ("places", (reads.sources + 2 * self._height * most,), np.dtype(np.int64)),
         )
-        self._idle: list[tuple[NDArray[Any], ...]] = []
         self._pool = Pool()
 
     def of(self, x: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -228,19 +222,15 @@ class _Correlation:
         x, y = x if x.flags.aligned else x.copy(), self._make((len(x), *shape), dtype=x.dtype)
         flat_x, flat_y = x.reshape(-1).view(self._dtype), y.reshape(-1).view(self._dtype)
 
-        def some(_: Scratch | None, start: int, stop: int) -> None:
-            try:
-                memory = self._idle.pop()
-            except IndexError:
-                memory = tuple(np.empty(*array) for array in self._memory)
+        def some(scratch: Scratch, start: int, stop: int) -> None:
+            memory = (scratch.array(*wanted) for wanted in self._memory)
             size = self._height, self._share
             self._function(flat_x, flat_y, self._weights, self._sizes, self._tables, *memory, *size, start, stop)
-            self._idle.append(memory)
 
         count = self._pieces * len(x)
         threads = min(workers(), count) if self._work * len(x) >= THREAD_WORK else 1
         if threads == 1:
-            some(None, 0, count)
+            self._pool.alone(some, 0, count)
             return y
         step = -(-count // (4 * threads))
         self._pool.run(some, [(start, min(start + step, count)) for start in range(0, count, step)], threads)

@@ -85,7 +85,7 @@ class Fft:
         bare = all(axis.sends_nothing_back for axis in self._axes)
         into = self._axes if bare else tuple(Axis(axis.padded, 1, axis.stride) for axis in self._axes)
         sent = x if bare else np.empty((*x.shape[:2], *(axis.size for axis in into)), dtype=y.dtype)
-        plain = [Axis(m, 1, lo=reach, hi=0) for m, reach in zip(geometry.output_size, self._reach, strict=True)]
+        plain = [axis.outgoing() for axis in self._axes]
 
         def tile(scratch: Scratch, image: int, start: tuple[int, ...]) -> None:
             window = view_tile(y[image], plain, start, self._tile)

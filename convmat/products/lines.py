@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convmat.taps import ZERO, Axis, Index, joint_table
+from convmat.taps import ZERO, Axis, Index, joint_table, paired
 
 
 @dataclass(frozen=True)
@@ -130,13 +130,12 @@ def down(axis: Axis) -> Line:
 def up(axis: Axis) -> Line:
     """What A^T y does along an axis: on the extended input, whose border is added to what it copies."""
     places: list[list[tuple[int, int, int]]] = [[] for _ in range(axis.stride)]
-    for k, (shift, phase) in enumerate(axis.lattice()):
-        places[phase].append((k, 0, axis.memory - shift))
+    for k, (place, phase) in enumerate(axis.backwards()):
+        places[phase].append((k, 0, place))
     first, last = axis.copied(0, axis.padded)
     borders = [] if axis.sends_nothing_back else [(0, first), (last, axis.padded)]
     border = [(p, q) for p, q in borders if p < q]
-    before = Axis(axis.output, 1, lo=axis.memory)
-    copied, outside = _read(before, [0], -(-axis.padded // axis.stride) + axis.memory)
+    copied, outside = _read(axis.outgoing(), [0], -(-axis.padded // axis.stride) + axis.memory)
     positions = first, last, first - axis.lo
     return Line(axis.output, axis.size, copied, outside, places, positions, border, axis.extension)
 
@@ -160,7 +159,7 @@ def joined(rows: Line, cols: Line) -> Line:
     width = len(cols.samples(0))
     beyond = np.full(cols.reach, ZERO, dtype=np.int64)
     outside = [
-        np.concatenate([_joint(row, col, cols.source).reshape(-1), beyond])
+        np.concatenate([paired(row[:, None], col, cols.source).reshape(-1), beyond])
         for row in map(rows.samples, range(len(rows.copied)))
         for col in map(cols.samples, range(len(cols.copied)))
     ]
@@ -172,12 +171,7 @@ def joined(rows: Line, cols: Line) -> Line:
     shape = rows.count, len(rows.places), width, len(cols.places)
     ends = np.full(width * len(cols.places), ZERO, dtype=np.int64)
     ends[: cols.count * len(cols.places)] = cols.targets()
-    to = _joint(rows.targets(), ends, cols.result).reshape(shape).swapaxes(1, 2).reshape(-1)
+    to = paired(rows.targets()[:, None], ends, cols.result).reshape(shape).swapaxes(1, 2).reshape(-1)
     size = rows.source * cols.source, rows.result * cols.result
     nothing = [(0, 0, 0, 1)] * len(outside)
     return Line(*size, nothing, outside.__getitem__, places, (0, 0, 0), [(0, len(to))], lambda p, q: to[p:q])
-
-
-def _joint(rows: Index, cols: Index, size: int) -> Index:
-    """The samples of an image at all pairs of a row and a column, or -1. (rows, cols)"""
-    return np.where((rows[:, None] == ZERO) | (cols == ZERO), ZERO, rows[:, None] * size + cols)

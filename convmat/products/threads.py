@@ -184,11 +184,26 @@ class Scratch:
         return flat[:size].view(dtype).reshape(shape)
 
 
+def _taken(idle: list[Scratch]) -> Scratch:
+    try:
+        return idle.pop()
+    except IndexError:
+        return Scratch()
+
+
 class Pool:
     """The work arrays of a plan: as many sets as threads have ever used it at once."""
 
     def __init__(self) -> None:
         self._idle: list[Scratch] = []
+
+    def alone(self, task: Callable[..., None], *piece: Any) -> None:
+        """Call ``task(scratch, *piece)`` here and now: for what calls no BLAS, and is shorter than to ask for company."""
+        scratch = _taken(self._idle)
+        try:
+            task(scratch, *piece)
+        finally:
+            self._idle.append(scratch)
 
     def run(self, task: Callable[..., None], pieces: Iterable[tuple[Any, ...]], threads: int) -> None:
         """Call ``task(scratch, *piece)`` for each piece, on the given number of threads; raise the first error again.
@@ -262,10 +277,7 @@ class _Job:
 
     def work(self, number: int) -> None:
         """Take pieces until none are left, or one has failed; as the thread of that number."""
-        try:
-            scratch = self._idle.pop()
-        except IndexError:
-            scratch = Scratch()
+        scratch = _taken(self._idle)
         count = len(self._left)
         for place in range(number * count // self._threads, (number * count // self._threads) + count):
             with self._changed:
