@@ -198,7 +198,7 @@ class Pool:
         self._idle: list[Scratch] = []
 
     def alone(self, task: Callable[..., None], *piece: Any) -> None:
-        """Call ``task(scratch, *piece)`` here and now: for what calls no BLAS, and is shorter than to ask for company."""
+        """Call ``task(scratch, *piece)`` here and now: for what calls no BLAS and is over before help would come."""
         scratch = _taken(self._idle)
         try:
             task(scratch, *piece)
