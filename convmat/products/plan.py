@@ -18,8 +18,8 @@ from convmat.products.threads import workers
 MATRIX_LIMIT = 2**20
 """Stored entries up to which "auto" may build the matrix: about 12 megabytes."""
 
-SHARED = 3e5
-"""Nanoseconds from which on threads share a product, about."""
+SHARED = {"direct": 1.2e6, "gemm": 1e5, "fft": 1e6, "separable": 3e5}
+"""Nanoseconds from which on threads share a product, about; one of the matrix is never shared."""
 
 VECTOR = 64
 """Bytes of a vector."""
@@ -148,18 +148,16 @@ def estimates(geometry: Geometry, single: bool, rank: int | None) -> list[Estima
     `single` is whether the work is in single precision, `rank` how many separable terms the kernels have in all (None
     if that is not known to be few).
     """
-    left_out = {"separable"} if rank is None else set()
-    if geometry.nnz > MATRIX_LIMIT:
-        left_out.add("matrix")
-    found = []
-    for method in COUNTS:
-        if method not in left_out:
-            works = (Work(geometry, transpose, 4 if single else 8, rank or 0) for transpose in (False, True))
-            alone = [cost(method, work) for work in works]
-            found.append(Estimate(method, *(n / workers() if method != "matrix" and n > SHARED else n for n in alone)))
-    return found
+    fits = {"matrix": geometry.nnz <= MATRIX_LIMIT, "separable": rank is not None}
+    works = [Work(geometry, transpose, 4 if single else 8, rank or 0) for transpose in (False, True)]
+    methods = [method for method in COUNTS if fits.get(method, True)]
+    return [Estimate(method, *(_shared(method, cost(method, work)) for work in works)) for method in methods]
 
 
 def cost(method: str, work: Work) -> float:
     """Nanoseconds that one product is expected to take on one core."""
     return sum(number * each for number, each in zip(COUNTS[method](work), COST[method], strict=True))
+
+
+def _shared(method: str, nanoseconds: float) -> float:
+    return nanoseconds / workers() if nanoseconds > SHARED.get(method, math.inf) else nanoseconds
