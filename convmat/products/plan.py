@@ -21,11 +21,8 @@ MATRIX_LIMIT = 2**20
 SHARED = {"direct": 1.2e6, "gemm": 1e5, "fft": 1e6, "separable": 3e5}
 """Nanoseconds from which on threads share a product, about; one of the matrix is never shared."""
 
-VECTOR = 64
-"""Bytes of a vector."""
-
-TALL = 8
-"""Rows up to which a product of matrices takes as long as one of so many."""
+VECTOR, TALL = 64, 8
+"""Bytes of a vector, and rows up to which a product of matrices takes as long as one of so many."""
 
 
 @dataclass(frozen=True)
