@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convmat import html
 from convmat.occupancy import counted_quickly, entries_in_cells
+from convmat.parts import AxisPart, Runs, taken
 from convmat.patterns import by_rows, never_read
 from convmat.taps import EXTENSIONS, Axis
 
@@ -78,6 +79,8 @@ class Geometry:
     """The padding as the caller wrote it, for print."""
     sharing: tuple[Pair, ...] = field(default=(), compare=False)
     """Per axis the smallest and the largest input size that give the same output size."""
+    part: Part | None = field(default=None, compare=False)
+    """What this is a part of, if products are to be rounded as they are there."""
 
     @property
     def ndim(self) -> int:
@@ -121,6 +124,35 @@ class Geometry:
         """Number of stored entries of the matrix, known without building it."""
         entries = (by_rows(axis, 0, axis.output).entries for axis in self.axes)
         return self.out_channels * (self.in_channels // self.groups) * math.prod(entries)
+
+    @property
+    def whole(self) -> Geometry:
+        """What this is a part of, or itself."""
+        return self if self.part is None else self.part.whole
+
+    def narrowed(self, axes: Sequence[AxisPart], channels: Channels) -> Geometry:
+        """The geometry of a part of each axis, and of some of the channels."""
+        runs = tuple(part.outputs for part in axes)
+        first = (
+            channels.out_channels[0] % (self.out_channels // self.groups),
+            channels.in_channels[0] % (self.in_channels // self.groups),
+        )
+        if self.part is not None:
+            runs = tuple(taken(outer, inner) for outer, inner in zip(self.part.outputs, runs, strict=True))
+            first = first[0] + self.part.channels[0], first[1] + self.part.channels[1]
+        return replace(
+            self,
+            input_size=tuple(part.axis.size for part in axes),
+            output_size=tuple(part.axis.output for part in axes),
+            padding=tuple((part.axis.lo, part.axis.hi) for part in axes),
+            padding_mode=axes[0].axis.mode,
+            groups=channels.groups,
+            in_channels=channels.in_channels[1] - channels.in_channels[0],
+            out_channels=channels.out_channels[1] - channels.out_channels[0],
+            asked="of a part",
+            sharing=tuple((part.axis.size, part.axis.size) for part in axes),
+            part=Part(self.whole, runs, first),
+        )
 
     def kernel(self, weight: NDArray[Any]) -> NDArray[Any]:
         """The weight with both channel axes and flipped where asked: the kernel of a cross-correlation.
@@ -175,6 +207,36 @@ class Geometry:
             None where counting would take long.
         """
         return entries_in_cells(self, row_edges, column_edges) if counted_quickly(self) else None
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Some channels of a convolution, in groups that do not mix: ranges of those that go in and that come out."""
+
+    groups: int
+    in_channels: Pair
+    out_channels: Pair
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a part of a convolution stands in the whole.
+
+    What a product rounds may depend on where BLAS finds a sample, and on how short lines are treated: a part follows
+    the whole in both, so that its results are the same to the last bit.
+
+    Attributes
+    ----------
+    whole : Geometry
+    outputs : tuple of Runs
+        Which outputs of the whole those of the part are, per axis.
+    channels : (int, int)
+        The first channel that comes out and the first that goes in, within their group.
+    """
+
+    whole: Geometry
+    outputs: tuple[Runs, ...]
+    channels: Pair
 
 
 def as_weight(weight: ArrayLike) -> NDArray[Any]:

@@ -11,7 +11,7 @@ PACKAGE = Path(convmat.__file__).parent
 
 FLOORS = [
     ["taps", "html"],
-    ["patterns"],
+    ["patterns", "parts"],
     ["occupancy"],
     ["geometry"],
     ["matrix"],

@@ -8,6 +8,7 @@
 `layers`, `resampling`        other linear layers; the matrices of an axis that is resampled
 `stencils`                    what of several convolutions is one
 `algebra`, `simplification`   operators made of operators, and equal ones of fewer parts
+`blocks`                      a box of the outputs of an operator, by itself
 ============================= =================================================================================
 """
 
@@ -24,6 +25,7 @@ from convmat.operators.algebra import (
     vstack,
 )
 from convmat.operators.base import ImageOperator
+from convmat.operators.blocks import Block
 from convmat.operators.convolution import (
     Conv,
     Conv1d,
@@ -41,6 +43,7 @@ from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.operators.simplification import simplify
 
 __all__ = [
+    "Block",
     "BlockDiagonal",
     "Chain",
     "Conv",

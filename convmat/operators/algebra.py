@@ -208,6 +208,15 @@ class Scaled(ImageOperator):
         """The operator."""
         return self._of
 
+    def times(self, of: ImageOperator) -> Scaled:
+        """The same number times another operator of the same dtype.
+
+        Returns
+        -------
+        Scaled
+        """
+        return Scaled(_typed(self._factor, self._of, self.dtype), of)
+
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
         return _times(self._factor, self._of._forward(x), x)
 
@@ -215,7 +224,7 @@ class Scaled(ImageOperator):
         return _times(self._factor, self._of._backward(y), y)
 
     def _flipped(self) -> Scaled:
-        return Scaled(_typed(self._factor, self._of, self.dtype), self._of.T)
+        return self.times(self._of.T)
 
     def _adjoint(self) -> ImageOperator:
         if self.dtype.kind != "c":

@@ -38,6 +38,12 @@ class Algebra(Protocol):
     def divided(self, of: ImageOperator, number: Any) -> ImageOperator: ...
 
 
+class Cutting(Protocol):
+    """How operators are cut into blocks: `convmat.operators.blocks`, which stands above this module."""
+
+    def block(self, A: ImageOperator, outputs: Any) -> Any: ...
+
+
 class ImageOperator(LinearOperator):
     """A linear map between images of a fixed shape; its vectors are their C-order ravels.
 
@@ -54,6 +60,7 @@ class ImageOperator(LinearOperator):
 
     __array_ufunc__ = None  # numbers of numpy leave products and sums to the operator
     _algebra: ClassVar[Algebra]
+    _cutting: ClassVar[Cutting]
     _frozen = False
     _partner: Callable[[], ImageOperator | None] = staticmethod(lambda: None)
 
@@ -152,6 +159,47 @@ class ImageOperator(LinearOperator):
         matrix.check_memory("a dense matrix", (rows, cols), rows * cols, rows * cols * self.dtype.itemsize)
         dense: NDArray[Any] = self.tosparse().toarray()
         return dense
+
+    def block(self, outputs: Any) -> Any:
+        """A box of outputs by itself: the operator that gives it, and the part of the input that it reads.
+
+        The block on these samples *is* that part of A x: by "matrix", "direct" and "gemm" to the last bit. Blocks of
+        the transpose, ``A.T.block(box)``, are boxes of inputs of A: a gather of all outputs that read them, with what a
+        border folds back.
+
+        Parameters
+        ----------
+        outputs : tuple of slice
+            One for each axis of `output_shape`, of step 1 and not empty.
+
+        Returns
+        -------
+        Block
+            A pair (operator, inputs) with the ranges that it reads as slices, one or two along each axis, and a method
+            ``read(image)`` that takes these samples out of an image.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `outputs` is no such box, or an operator needs its whole input.
+
+        References
+        ----------
+        .. [1] ``dask.array.map_overlap``, whose halo has neither a stride nor a transpose.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from convmat import Conv1d
+        >>> A = Conv1d([1.0, 2.0, 3.0], 100, stride=2, padding=1, padding_mode="circular")
+        >>> operator, inputs = A.block(slice(0, 10))
+        >>> inputs
+        ((slice(0, 20, None), slice(99, 100, None)),)
+        >>> x = np.arange(100.0)
+        >>> np.array_equal(operator @ np.concatenate([x[0:20], x[99:100]]), (A @ x)[0:10])
+        True
+        """
+        return self._cutting.block(self, outputs)
 
     def dot(self, x: Any) -> Any:
         """A @ x: a vector (N,), columns (.., N, K), a number or another operator.

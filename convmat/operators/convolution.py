@@ -79,6 +79,18 @@ class Convolution(ImageOperator):
             return super()._normal(x)
         return fused(_with_channels(x, self.geometry)).reshape(x.shape)
 
+    def part(self, geometry: Geometry, chosen: tuple[slice, slice]) -> Convolution:
+        """A part of this operator: of this geometry, with a part of the weight along the axes of its channels.
+
+        Parts that are alike share their products.
+
+        Returns
+        -------
+        Convolution
+        """
+        products = self._products.part(geometry, chosen, isinstance(self, ConvTranspose))
+        return (Conv if isinstance(self, ConvTranspose) else ConvTranspose)._partners[geometry.ndim]._of(products)
+
     def _flipped(self) -> Convolution:
         return self._partners[self.geometry.ndim]._of(self._products)
 

@@ -315,7 +315,7 @@ def _unit_shape(input_size: IntOrTuple, channels: int | None) -> tuple[tuple[int
 def _pad(x: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     """Extend each image of a batch; all channels are alike, so that they join the batch. (batch C, P_1..P_D)"""
     flat = x.reshape(-1, *geometry.input_size)
-    return np.array(extend(flat, geometry.axes, 0, geometry.axes[0].padded))
+    return np.array(extend(flat, geometry.axes, [(0, axis.padded) for axis in geometry.axes]))
 
 
 def _unpad(y: NDArray[Any], geometry: Geometry) -> NDArray[Any]:

@@ -168,16 +168,15 @@ class TransposeWeightOperator(_WeightMap):
 
 @blas_on_one_thread()
 def _products(geometry: Geometry, x: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
-    """A x of one image for each weight of a batch: (batch, G, C_out / G, outputs)."""
+    """A x of one image for each weight of a batch: (batch, G, C_out / G, M_1..M_D)."""
     lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
     columns = geometry.in_channels // geometry.groups * math.prod(geometry.kernel_size)
     kernels = np.empty((len(weights), geometry.groups, geometry.out_channels // geometry.groups, columns), x.dtype)
     for kernel, weight in zip(kernels, weights, strict=True):
         kernel[...] = geometry.kernel(weight).reshape(kernel.shape)
-    inner = math.prod(geometry.output_size[1:])
-    y = np.empty((*kernels.shape[:3], math.prod(geometry.output_size)), dtype=weights.dtype)
-    for start, stop in lowering.bands:
-        np.matmul(kernels, lowering.lower(scratch, x, start, stop), out=y[..., start * inner : stop * inner])
+    y = np.empty((*kernels.shape[:3], *geometry.output_size), dtype=weights.dtype)
+    for tile in lowering.tiles:
+        np.matmul(kernels, lowering.lower(scratch, x, tile), out=tile.of(y))
     return y
 
 
@@ -189,9 +188,9 @@ def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[A
     columns = geometry.in_channels // groups * math.prod(geometry.kernel_size)
     gradients = np.zeros((len(x), groups, outs // groups, columns), dtype=y.dtype)
     for image, cotangent, gradient in zip(x, y, gradients, strict=True):
-        for start, stop in lowering.bands:
-            lowered = lowering.lower(scratch, image, start, stop)
-            gradient += cotangent[:, start:stop].reshape(groups, outs // groups, -1) @ lowered.swapaxes(1, 2)
+        for tile in lowering.tiles:
+            lowered = lowering.lower(scratch, image, tile)
+            gradient += tile.of(cotangent).reshape(groups, outs // groups, -1) @ lowered.swapaxes(1, 2)
     kernels = gradients.reshape(-1, *geometry.kernel_size)
     if geometry.flip:
         kernels = kernels[(slice(None), *[slice(None, None, -1)] * geometry.ndim)]

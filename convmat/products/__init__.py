@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.geometry import Geometry
+from convmat.geometry import Geometry, as_weight
 from convmat.products import measured, plan
 from convmat.products.direct import Direct, installed
 from convmat.products.fft import Fft
@@ -88,6 +88,10 @@ def usable() -> list[str]:
     return [name for name in METHODS if name != "direct" or installed()]
 
 
+_PARTS = 32
+"""Parts of a convolution whose products are kept."""
+
+
 class Products:
     """A x and A^T y of one convolution, by the method asked for. Immutable to its users, safe to share by threads.
 
@@ -104,6 +108,7 @@ class Products:
         self._measured: dict[tuple[bool, np.dtype[Any]], str] = {}
         self._plans: dict[tuple[str, np.dtype[Any]], Product] = {}
         self._grams: dict[bool, Images | None] = {}
+        self._parts: dict[Any, Products] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,6 +155,24 @@ class Products:
                 won = set(self._measured.values())  # what lost keeps no memory
                 self._plans = {key: made for key, made in self._plans.items() if key[0] in won}
         return self._measured[key]
+
+    def part(self, geometry: Geometry, chosen: tuple[slice, slice], transpose: bool) -> Products:
+        """The products of a part of the convolution, with some of its channels, by the method of A x, or of A^T y.
+
+        Parts that are alike, as those inside an image are, share one.
+        """
+        asked = self.methods[transpose]
+        place = geometry.part if asked == "gemm" else None  # the others do not ask where they stand
+        key = geometry, place, tuple((c.start, c.stop) for c in chosen), asked
+        with self._lock:
+            made = self._parts.pop(key, None)
+            if made is None:
+                weight = self.weight[chosen] if self.geometry.channels else self.weight
+                made = Products(geometry, as_weight(weight), asked)
+            self._parts[key] = made  # the newest last
+            while len(self._parts) > _PARTS:
+                del self._parts[next(iter(self._parts))]
+        return made
 
     def gram(self, forward: bool) -> Images | None:
         """T^H T as one product, for A or for its transpose; None where that is not cheaper than two."""

@@ -119,8 +119,17 @@ def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axi
     Axes that nothing happens to are one line of all their samples, and where lines are shorter than a vector, several
     axes are `joined`.
     """
-    axes = without_idle(geometry.axes)
     along = up if transpose else down
+    if geometry.part is not None:  # as in the whole: the order of a sum depends on it
+        idle, lines = _joins(geometry.whole, transpose, itemsize)
+        axes = list(geometry.axes[: geometry.ndim - idle])
+        if idle:
+            axes[-1] = Axis(math.prod(axis.size for axis in geometry.axes[len(axes) - 1 :]), 1)
+        line = along(axes.pop())
+        for _ in range(lines):
+            line = joined(along(axes.pop()), line)
+        return axes, line
+    axes = without_idle(geometry.axes)
     line = along(axes.pop())
     channels = (geometry.out_channels if transpose else geometry.in_channels) // geometry.groups
     while axes and line.count * itemsize <= SHORT:
@@ -131,6 +140,12 @@ def layout(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[list[Axi
         line = joined(rows, line)
         axes.pop()
     return axes, line
+
+
+def _joins(geometry: Geometry, transpose: bool, itemsize: int) -> tuple[int, int]:
+    """How many axes at the end are one with the axis before them, because nothing happens to them, or as one line."""
+    left = len(without_idle(geometry.axes))
+    return geometry.ndim - left, left - 1 - len(layout(geometry, transpose, itemsize)[0])
 
 
 def _as_real(kernel: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Extending an image by its padding mode, and the transpose: folding the extension back. In bands of rows.
 
-Images are (C, N_1..N_D); the extended image is (C, P_1..P_D). A band is the rows [start, stop) of P_1, with all of the
-other axes. The index arithmetic is that of `convmat.taps.Axis`.
+Images are (C, N_1..N_D); the extended image is (C, P_1..P_D). A band, of which a border is folded back, is the rows
+[start, stop) of P_1, with all of the other axes. The index arithmetic is that of `convmat.taps.Axis`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ _FEW_LINES = 128
 """Lines of a border that are folded one by one."""
 
 
-def extend(x: NDArray[Any], axes: Sequence[Axis], start: int, stop: int) -> NDArray[Any]:
-    """The rows [start, stop) of the extended image: (C, N_1..N_D) -> (C, stop - start, P_2..P_D)."""
-    x = _extend_axis(x, 1, axes[0], start, stop)
-    for dim, axis in enumerate(axes[1:], start=2):
-        x = _extend_axis(x, dim, axis, 0, axis.padded)
+def extend(x: NDArray[Any], axes: Sequence[Axis], ranges: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    """A box of the extended image, its range [start, stop) along each axis: (C, N_1..N_D) -> (C, R_1..R_D)."""
+    for dim, (axis, (start, stop)) in enumerate(zip(axes, ranges, strict=True), start=1):
+        x = _extend_axis(x, dim, axis, start, stop)
     return x
 
 
