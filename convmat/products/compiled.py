@@ -290,14 +290,16 @@ def _write(y, line, sums, sizes, segment, written):
 
 @_compiled
 def _add_border(y, line, sums, sizes, segment, border, folded):
-    """Add the positions of a border to the samples of the cut that they copy."""
+    """Add the positions of a border to the samples of the cut that they copy: in their order, wherever it is cut."""
     stride = sizes.phases_out
-    for phase in range(stride):
-        row = phase * sizes.row - segment.a
-        for i in range(-((phase - border[0]) // stride), -((phase - border[1]) // stride)):
-            to = folded[i * stride + phase + border[2]]
-            if segment.left <= to < segment.right:
-                y[line + sizes.parts * to] += sums[row + i]
+    i, phase = border[0] // stride, border[0] % stride
+    for position in range(border[0], border[1]):
+        to = folded[position + border[2]]
+        if segment.left <= to < segment.right:
+            y[line + sizes.parts * to] += sums[phase * sizes.row + i - segment.a]
+        phase += 1
+        if phase == stride:
+            i, phase = i + 1, 0
 
 
 @_compiled
