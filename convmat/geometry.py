@@ -379,6 +379,31 @@ def conv_transpose_geometry(
     return geometry
 
 
+def parse_box(name: str, box: Any, shape: tuple[int, ...]) -> list[Pair]:
+    """The ranges (start, stop) of a box of an image of that shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a slice for each axis, of step 1, within the axis and not empty.
+    """
+    if not _is_list(box) or not all(isinstance(along, slice) for along in box):
+        raise TypeError(f"{name}={box!r} must be a tuple of slices, one for each axis of {shape}")
+    if len(box) != len(shape):
+        _fail(name, box, f"must have one slice for each axis of {shape}")
+    found = []
+    for along, size in zip(box, shape, strict=True):
+        try:
+            start, stop, step = along.indices(size)
+        except TypeError:
+            raise TypeError(f"{name}={box!r} must hold slices of integers") from None
+        if step != 1 or not start < stop or (along.stop is not None and along.stop > size):
+            _fail(name, box, f"has {along} for an axis of size {size}: it must have step 1, end within the axis, and "
+                  f"not be empty")  # fmt: skip
+        found.append((start, stop))
+    return found
+
+
 def output_shape_of(name: str, image: NDArray[Any], expected: tuple[int, ...]) -> tuple[int, ...]:
     """The leading batch axes of an image or stack of images.
 

@@ -21,7 +21,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csc_array, csr_array
 
-from convmat.geometry import Geometry, IntOrTuple, Padding, as_weight, conv_geometry, conv_transpose_geometry
+from convmat.geometry import (
+    Channels,
+    Geometry,
+    IntOrTuple,
+    Padding,
+    as_weight,
+    conv_geometry,
+    conv_transpose_geometry,
+    parse_box,
+)
+from convmat.parts import Runs, giving
 from convmat.patterns import Band, Rows, by_columns, by_rows, sum_sets
 from convmat.taps import Axis
 
@@ -42,7 +52,7 @@ def conv_matrix(
     groups: int = 1,
     padding_mode: str = "zeros",
     flip: bool = False,
-    rows: slice | None = None,
+    rows: slice | Sequence[slice] | None = None,
     format: str = "csr",
 ) -> csr_array:
     r"""The sparse matrix A of a convolution layer: ``y.ravel() == A @ x.ravel()``.
@@ -67,8 +77,9 @@ def conv_matrix(
     padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
     flip : bool
         Flip the kernel on every spatial axis: the true convolution.
-    rows : slice, optional
-        Build this slab of rows alone; ``rows=slice(a, b)`` gives ``A[a:b]`` and never touches the rest.
+    rows : slice or tuple of slice, optional
+        Build these rows alone, and never touch the rest: ``rows=slice(a, b)`` gives ``A[a:b]``, and a slice for each
+        axis of the output, channels included, the rows of that box of outputs, in C order. All columns are there.
     format : {"csr", "csc", "coo", "bsr", "dia", "dok", "lil"}
 
     Returns
@@ -116,7 +127,8 @@ def conv_matrix(
     )
     if rows is None:
         return sparse(geometry, kernel, format)
-    return as_format(slab(geometry, kernel, rows), format)
+    some = slab(geometry, kernel, rows) if isinstance(rows, slice) else box_of_rows(geometry, kernel, rows)
+    return as_format(some, format)
 
 
 def conv_transpose_matrix(
@@ -216,15 +228,44 @@ def slab(geometry: Geometry, weight: NDArray[Any], rows: slice) -> csr_array:
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         If `rows` is not a slice of step 1.
     """
-    if not isinstance(rows, slice):
-        raise TypeError(f"rows={rows!r} must be a slice, such as slice(0, 100)")
     start, stop, step = rows.indices(geometry.shape[0])
     if step != 1:
         raise ValueError(f"rows={rows!r} must have step 1")
     return _assemble(_lines(geometry, weight), start, max(start, stop))
+
+
+def box_of_rows(geometry: Geometry, weight: NDArray[Any], rows: Sequence[slice]) -> csr_array:
+    """The rows of A that a box of outputs is, in C order: those of a part, whose columns are counted in the whole.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `rows` is not a slice for each axis of the output, of step 1 and not empty.
+    """
+    box = parse_box("rows", rows, geometry.output_shape)
+    parts = [giving(axis, (along,)) for axis, along in zip(geometry.axes, box[geometry.channels :], strict=True)]
+    channels = box[0] if geometry.channels else (0, 1)
+    whole = Channels(geometry.groups, (0, geometry.in_channels), (0, geometry.out_channels))
+    part = geometry.narrowed(parts, whole)
+    each = math.prod(part.output_size)
+    some = slab(part, weight, slice(channels[0] * each, channels[1] * each))
+    read = [part.inputs for part in parts]
+    return in_columns(some, geometry.input_shape, [((0, geometry.in_channels),), *read] if geometry.channels else read)
+
+
+def in_columns(rows: csr_array, shape: Sequence[int], box: Sequence[Runs]) -> csr_array:
+    """The rows of a part of the input, the ranges of a box, as rows on all of the input, of that shape."""
+    columns = np.zeros(1, dtype=np.int64)
+    for size, runs in zip(shape, box, strict=True):
+        columns = (columns[:, None] * size + np.concatenate([np.arange(*run, dtype=np.int64) for run in runs])).ravel()
+    dtype = index_dtype(math.prod(shape), rows.nnz)
+    indices, indptr = columns[rows.indices].astype(dtype, copy=False), rows.indptr.astype(dtype, copy=False)
+    wider = csr_array((rows.data, indices, indptr), shape=(rows.shape[0], math.prod(shape)))
+    wider.has_sorted_indices = wider.has_canonical_format = True
+    return wider
 
 
 def axis_matrix(axis: Axis, taps: NDArray[Any]) -> csr_array:

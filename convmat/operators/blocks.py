@@ -7,6 +7,7 @@ blocks of their parts together, and pass the ranges on.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +18,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 
-from convmat.geometry import Channels, Geometry, output_shape_of
-from convmat.matrix import index_dtype
+from convmat.geometry import Channels, Geometry, parse_box
+from convmat.matrix import in_columns
 from convmat.operators.algebra import BlockDiagonal, Chain, HStack, Scaled, Sum, VStack, reshaped
-from convmat.operators.base import Cutting, ImageOperator, _Conjugated
+from convmat.operators.base import Cutting, ImageOperator, _Conjugated, parts_of
 from convmat.operators.convolution import Conv, Convolution, ConvTranspose
-from convmat.operators.factors import Crop, Downsample, IndexMap, Pad, Upsample
+from convmat.operators.factors import Crop, IndexMap, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.parts import AxisPart, Runs, count, folds_nothing_into, giving, joined, places, reaching
 
@@ -82,22 +83,14 @@ class Block(NamedTuple):
         -------
         csr_array, shape (outputs, columns of the whole matrix)
         """
-        columns = np.zeros(1, dtype=np.int64)
-        for size, ranges in zip(input_shape, self.inputs, strict=True):
-            along = np.concatenate([np.arange(piece.start, piece.stop, dtype=np.int64) for piece in ranges])
-            columns = (columns[:, None] * size + along).reshape(-1)
-        rows, whole = self.operator.tosparse(), math.prod(input_shape)
-        dtype = index_dtype(whole, rows.nnz)
-        indices = columns[rows.indices].astype(dtype, copy=False)
-        matrix = csr_array((rows.data, indices, rows.indptr.astype(dtype, copy=False)), shape=(rows.shape[0], whole))
-        matrix.has_sorted_indices = matrix.has_canonical_format = True
-        return matrix
+        box = [tuple((piece.start, piece.stop) for piece in ranges) for ranges in self.inputs]
+        return in_columns(self.operator.tosparse(), input_shape, box)
 
 
 def block(A: ImageOperator, outputs: Any) -> Block:
     """A box of outputs of an operator: see `ImageOperator.block`."""
-    box = _parsed(outputs, A.output_shape)
-    operator, inputs = cut(A, box)
+    box = parse_box("outputs", (outputs,) if isinstance(outputs, slice) else outputs, A.output_shape)
+    operator, inputs = cut(A, tuple((along,) for along in box))
     return Block(operator, tuple(tuple(slice(*run) for run in runs) for runs in inputs))
 
 
@@ -109,42 +102,26 @@ def cut(A: ImageOperator, box: Box) -> Cut:
     TypeError
         If there is no rule for an operator of this kind.
     """
-    rule = next((RULES[kind] for kind in type(A).__mro__ if kind in RULES), None)
+    rule = _rule(A)
     if rule is None:
-        raise TypeError(
-            f"a {type(A).__name__} has no blocks: nothing is known about which part of its input an output reads, so "
-            f"that it needs the whole image at once"
-        )
+        raise TypeError(f"a {type(A).__name__} has no blocks: {_UNKNOWN}")
     return rule(A, box)
 
 
+_UNKNOWN = "what an output of it reads is not known, so that each may need the whole input"
+
+
 def needs_whole(A: ImageOperator) -> str:
-    """Why every output of an operator, or of one of its parts, reads the whole input; nothing if that is not so."""
-    rule = next((RULES[kind] for kind in type(A).__mro__ if kind in RULES), None)
-    if rule is None:
-        return f"nothing is known about which part of its input an output of a {type(A).__name__} reads"
-    if isinstance(A, Separable) and any(m is not None for m in A.matrices) and all(m is not None and not issparse(m) for m in A.matrices):
-        return "a Separable of dense matrices along all axes reads the whole image for each output"
-    return next((reason for part in A._made_of() if (reason := needs_whole(part))), "")
+    """Why each output of an operator, or of one of its parts, reads the whole input; empty if that is not so."""
+    if _rule(A) is None:
+        return f"it has a {type(A).__name__}, and {_UNKNOWN}"
+    if isinstance(A, Separable) and not any(m is None or issparse(m) for m in A.matrices):
+        return "it has a Separable with a dense matrix along each axis, of which each output reads the whole input"
+    return next((reason for part in parts_of(A) if (reason := needs_whole(part))), "")
 
 
-def _parsed(outputs: Any, shape: tuple[int, ...]) -> Box:
-    if isinstance(outputs, slice):
-        outputs = (outputs,)
-    if not isinstance(outputs, Sequence) or not all(isinstance(along, slice) for along in outputs):
-        raise TypeError(f"outputs={outputs!r} must be a tuple of slices, one for each axis of the output {shape}")
-    if len(outputs) != len(shape):
-        raise ValueError(f"outputs={outputs!r} must have a slice for each axis of the output {shape}")
-    box = []
-    for along, size in zip(outputs, shape, strict=True):
-        start, stop, step = along.indices(size)
-        if step != 1 or not start < stop or (along.stop is not None and along.stop > size):
-            raise ValueError(
-                f"outputs={outputs!r} has {along} for an axis of size {size}: it must have step 1, be within the axis "
-                f"and not be empty"
-            )
-        box.append(((start, stop),))
-    return tuple(box)
+def _rule(A: ImageOperator) -> Callable[[Any, Box], Cut] | None:
+    return next((RULES[kind] for kind in type(A).__mro__ if kind in RULES), None)
 
 
 def whole(shape: Sequence[int]) -> Box:
@@ -289,7 +266,8 @@ def _diagonal(A: Diagonal, box: Box) -> Cut:
 
 
 def _separable(A: Separable, box: Box) -> Cut:
-    matrices, inputs = [], []
+    matrices: list[Any] = []
+    inputs: list[Runs] = []
     for matrix, runs in zip(A.matrices, box, strict=True):
         if matrix is None:
             matrices.append(None)
@@ -332,9 +310,9 @@ def _rearrange(A: Rearrange, box: Box) -> Cut:
 def _common_parts(shape: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:
     """The sizes into which the axes of two shapes of one flat size can both be cut, if there are such; else one's."""
     steps = sorted({math.prod(sizes[k:]) for sizes in (shape, other) for k in range(len(sizes) + 1)}, reverse=True)
-    if any(large % small for large, small in zip(steps, steps[1:], strict=False)):
+    if any(large % small for large, small in itertools.pairwise(steps)):
         return tuple(shape)
-    return tuple(large // small for large, small in zip(steps, steps[1:], strict=False)) or (1,)
+    return tuple(large // small for large, small in itertools.pairwise(steps)) or (1,)
 
 
 def _groups(parts: Sequence[int], shape: Sequence[int]) -> list[list[int]] | None:
@@ -408,7 +386,9 @@ def _sum(A: Sum, box: Box) -> Cut:
 
 def _vstack(A: VStack, box: Box) -> Cut:
     """The parts that have some of these outputs, all on the joint input."""
-    cuts = [cut(reshaped(A.parts()[k], A.input_shape, shape), some) for k, shape, some in _shares(A, A.output_shape, box)]
+    cuts = [
+        cut(reshaped(A.parts()[k], A.input_shape, shape), some) for k, shape, some in _shares(A, A.output_shape, box)
+    ]
     inputs = _union([taken for _, taken in cuts])
     operators = [_taking(made, inputs) for made in cuts]
     return operators[0] if len(operators) == 1 else VStack(*operators), inputs
@@ -417,9 +397,7 @@ def _vstack(A: VStack, box: Box) -> Cut:
 def _hstack(A: HStack, box: Box) -> Cut:
     """All parts, each on its own part of the input."""
     shapes = _shapes_along(A.input_shape, [part.input_shape for part in A.parts()])
-    cuts = [
-        cut(reshaped(part, shape, A.output_shape), box) for part, shape in zip(A.parts(), shapes, strict=True)
-    ]
+    cuts = [cut(reshaped(part, shape, A.output_shape), box) for part, shape in zip(A.parts(), shapes, strict=True)]
     operators, inputs = _side_by_side(cuts, shapes)
     return HStack(*operators), inputs
 

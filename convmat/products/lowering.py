@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.parts import Runs
 from convmat.products.padding import extend
 from convmat.products.threads import Scratch
 
@@ -54,9 +55,9 @@ class Tile:
     """
 
     def __init__(self, pieces: tuple[tuple[int, int, int, int], ...]) -> None:
-        self.box = tuple(slice(start, start + count) for start, count, _, _ in pieces)
+        self.box: tuple[Any, ...] = tuple(slice(start, start + count) for start, count, _, _ in pieces)
         self.sides = tuple(side for *_, side in pieces)
-        self.slots = tuple(slice(slot, slot + count) for _, count, slot, _ in pieces)
+        self.slots: tuple[Any, ...] = tuple(slice(slot, slot + count) for _, count, slot, _ in pieces)
         self.full = all(count == side for _, count, _, side in pieces)
 
     def of(self, outputs: NDArray[Any]) -> NDArray[Any]:
@@ -65,7 +66,7 @@ class Tile:
         return box.reshape(*box.shape[: -len(self.box)], -1)
 
 
-def _pieces(size: int, side: int, runs: tuple[tuple[int, int], ...]) -> list[tuple[int, int, int, int]]:
+def _pieces(size: int, side: int, runs: Runs) -> list[tuple[int, int, int, int]]:
     """The outputs of an axis, cut where tiles of the whole axis end: (first, count, place in the tile, its side)."""
     found, first = [], 0
     for start, stop in runs:
@@ -90,9 +91,10 @@ class Lowering:
 
     def __init__(self, geometry: Geometry, itemsize: int) -> None:
         self._axes, self._groups, self._taps = geometry.axes, geometry.groups, geometry.kernel_size
-        whole, outputs = geometry.whole, [((0, size),) for size in geometry.output_size]
+        whole = geometry.whole
+        outputs: tuple[Runs, ...] = tuple(((0, size),) for size in geometry.output_size)
         if geometry.part is not None:
-            outputs = list(geometry.part.outputs)
+            outputs = geometry.part.outputs
         sides = tile_sides(whole, itemsize)
         along = [_pieces(*axis) for axis in zip(whole.output_size, sides, outputs, strict=True)]
         self.tiles = [Tile(axes) for axes in itertools.product(*along)]
