@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     from convmat.interop.onnx import Layer, from_onnx
     from convmat.interop.pylops import to_pylops
     from convmat.interop.torch import from_torch, to_torch
-    from convmat.solve import SolveInfo, normal, preconditioner, tikhonov
+    from convmat.scale.dask import to_dask
+    from convmat.scale.pylops_mpi import to_pylops_mpi
+    from convmat.solve import CglsInfo, SolveInfo, cgls, normal, preconditioner, tikhonov
     from convmat.spectrum import SVD, clip_singular_values, norm_bounds, singular_values, svd
     from convmat.storage import load, save
 
@@ -43,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SVD",
+    "CglsInfo",
     "Chain",
     "Conv1d",
     "Conv2d",
@@ -62,6 +65,7 @@ __all__ = [
     "SolveInfo",
     "Upsample",
     "block_diag",
+    "cgls",
     "check_adjoint",
     "clip_singular_values",
     "conv_matrix",
@@ -79,7 +83,9 @@ __all__ = [
     "singular_values",
     "svd",
     "tikhonov",
+    "to_dask",
     "to_pylops",
+    "to_pylops_mpi",
     "to_torch",
     "vstack",
 ]
@@ -87,9 +93,11 @@ __all__ = [
 # Imported when they are first asked for: scipy.fft and scipy.special take a tenth of a second, the interchange has the
 # packages of others.
 _LATER = {
+    "CglsInfo": "solve",
     "Layer": "interop.onnx",
     "SVD": "spectrum",
     "SolveInfo": "solve",
+    "cgls": "solve",
     "clip_singular_values": "spectrum",
     "from_onnx": "interop.onnx",
     "from_torch": "interop.torch",
@@ -101,7 +109,9 @@ _LATER = {
     "singular_values": "spectrum",
     "svd": "spectrum",
     "tikhonov": "solve",
+    "to_dask": "scale.dask",
     "to_pylops": "interop.pylops",
+    "to_pylops_mpi": "scale.pylops_mpi",
     "to_torch": "interop.torch",
 }
 

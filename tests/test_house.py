@@ -19,7 +19,7 @@ FLOORS = [
     ["operators"],
     ["spectrum"],
     ["solve"],
-    ["testing", "storage"],
+    ["testing", "storage", "scale"],
     ["interop"],
     ["plot"],
     ["cli"],

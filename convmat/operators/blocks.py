@@ -133,7 +133,7 @@ def _shape(box: Box) -> tuple[int, ...]:
     return tuple(map(count, box))
 
 
-def _followed(of: ImageOperator, kept: Box) -> ImageOperator:
+def followed(of: ImageOperator, kept: Box) -> ImageOperator:
     """A box of the outputs of an operator, picked from all of them."""
     picked = _picking(of.output_shape, kept, of.dtype)
     return of if picked is None else Chain(picked, of)
@@ -233,7 +233,7 @@ def _convolution(A: Convolution, box: Box) -> Cut:
     taken = tuple(part.outputs if transpose else part.inputs for part in parts)
     operator = made[0] if len(made) == 1 else BlockDiagonal(*made)
     inputs = (((sources[0][0], sources[-1][1]),), *taken) if geometry.channels else taken
-    return _followed(operator, kept), inputs
+    return followed(operator, kept), inputs
 
 
 def _index_map(A: IndexMap, box: Box) -> Cut:
@@ -247,10 +247,10 @@ def _index_map(A: IndexMap, box: Box) -> Cut:
     hull = channels[0][0], channels[-1][1]
     narrowed = geometry.narrowed(parts, Channels(hull[1] - hull[0], hull, hull))
     taken = tuple(part.outputs if transpose else part.inputs for part in parts)
-    operator = _followed(type(A)._of(narrowed, A.dtype), kept)
+    operator = followed(type(A)._of(narrowed, A.dtype), kept)
     if wanted != box:
         inside = (places(runs, ((0, count(held)),), held) for runs, held in zip(wanted, box, strict=True))
-        operator = _followed(operator, tuple(inside))
+        operator = followed(operator, tuple(inside))
     return operator, ((hull,), *taken) if geometry.channels else taken
 
 
@@ -291,7 +291,7 @@ def _rearrange(A: Rearrange, box: Box) -> Cut:
     moved = [split[a] for a in order]
     after, before = _groups(moved, A.output_shape), _groups(split, A.input_shape)
     if after is None or before is None:
-        return _followed(A, box), whole(A.input_shape)
+        return followed(A, box), whole(A.input_shape)
     ranges: list[tuple[int, int]] = [(0, 0)] * len(split)
     kept = []
     for axes, runs in zip(after, box, strict=True):
@@ -304,7 +304,7 @@ def _rearrange(A: Rearrange, box: Box) -> Cut:
     inputs = tuple(_as_runs(_flat([ranges[a] for a in axes], [split[a] for a in axes])) for axes in before)
     counts = [b - a for a, b in ranges]
     shape = tuple(math.prod(counts[order[k]] for k in axes) for axes in after)
-    return _followed(Rearrange(_shape(inputs), shape, split=counts, order=order, dtype=A.dtype), tuple(kept)), inputs
+    return followed(Rearrange(_shape(inputs), shape, split=counts, order=order, dtype=A.dtype), tuple(kept)), inputs
 
 
 def _common_parts(shape: Sequence[int], other: Sequence[int]) -> tuple[int, ...]:

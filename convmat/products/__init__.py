@@ -112,7 +112,7 @@ class Products:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Products, (self.geometry, self.weight, self.asked)
+        return _restored, (self.geometry, self.weight, self.asked, self._chosen)
 
     @property
     def methods(self) -> tuple[str, str]:
@@ -235,3 +235,11 @@ class Products:
                     made = METHODS[method](self.geometry, self.weight.astype(dtype, copy=False))
                     self._plans[method, dtype] = made
         return made
+
+
+def _restored(geometry: Geometry, weight: NDArray[Any], asked: str, chosen: tuple[str, str] | None) -> Products:
+    """Products with the methods that were chosen elsewhere, if they can be used here: so that they round alike."""
+    products = Products(geometry, weight, asked)
+    if chosen is not None and set(chosen) <= set(usable()):
+        products._chosen = chosen
+    return products

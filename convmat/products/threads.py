@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 VARIABLE = "CONVMAT_NUM_THREADS"
 
+_this_thread = threading.local()
+
 # The allocator of glibc returns a large block to the system when it is freed, until it has seen one of that size freed;
 # then it keeps them. From here on, up to 31 MB: the page faults of ever new memory for the tiles of an FFT, which scipy
 # allocates, take more time than the FFT. Elsewhere this does nothing.
@@ -32,13 +34,15 @@ np.empty(31 * 2**20, dtype=np.uint8)
 def workers() -> int:
     """How many threads one product may use: CONVMAT_NUM_THREADS, or else the cores that this process has.
 
-    These are the cores it may run on, or fewer where a container has a quota of processor time.
+    These are the cores it may run on, or fewer where a container has a quota of processor time. One inside `alone`.
 
     Raises
     ------
     ValueError
         If the variable is set to something other than a positive integer.
     """
+    if getattr(_this_thread, "alone", False):
+        return 1
     asked = os.environ.get(VARIABLE, "")
     if asked:
         if not (asked.isascii() and asked.isdigit()) or int(asked) < 1:
@@ -47,6 +51,17 @@ def workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return cores if quota >= cores else max(1, math.ceil(quota))
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold the products that this thread asks for to this thread: for what runs in the threads of others."""
+    before = getattr(_this_thread, "alone", False)
+    _this_thread.alone = True
+    try:
+        yield
+    finally:
+        _this_thread.alone = before
 
 
 @cache

@@ -2,10 +2,13 @@
 
 ============ ===============================================================================================
 `inverses/`  inverses of normal operators, exact and approximate, one idea per module, and the choice among them
+`limits`     damp, rtol and maxiter, checked
+`krylov`     least squares by conjugate gradients, for arrays of numpy and of dask
 `solver`     `normal`, `preconditioner` and `tikhonov`, with their arguments checked
 ============ ===============================================================================================
 """
 
+from convmat.solve.krylov import CglsInfo, cgls
 from convmat.solve.solver import SolveInfo, normal, preconditioner, tikhonov
 
-__all__ = ["SolveInfo", "normal", "preconditioner", "tikhonov"]
+__all__ = ["CglsInfo", "SolveInfo", "cgls", "normal", "preconditioner", "tikhonov"]

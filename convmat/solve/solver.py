@@ -18,15 +18,15 @@ from scipy import sparse
 
 from convmat.geometry import result_dtype
 from convmat.matrix import check_bytes
-from convmat.operators import ImageOperator, simplify
+from convmat.operators import ImageOperator, identity, simplify
+from convmat.operators.blocks import RULES, Box, Cut, cut, followed, whole
 from convmat.products.threads import blas_on_one_thread
 from convmat.solve.inverses import INVERSES, Inverse, Problem
 from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import choose
 from convmat.solve.inverses.terms import is_finite, is_stack
-from convmat.spectrum.scaling import as_dtype, as_float, near_one, times_power
-
-_MAXITER = 10_000
+from convmat.solve.limits import check_damp, check_maxiter, check_rtol
+from convmat.spectrum.scaling import as_dtype, near_one, times_power
 
 _FAR_FROM_LIMITS = 2.0**-30, 2.0**30
 """Images between these need no power of two: their products with an operator near one lose no digits."""
@@ -50,6 +50,7 @@ class NormalOperator(_Hermitian):
 
     def __init__(self, problem: Problem) -> None:
         self._problem, self._damp = problem.scaled(), problem.damp
+        self._given = problem.operator, problem.regularizer
         shape = problem.operator.input_shape
         super().__init__(problem.given_dtype, shape, shape)
 
@@ -60,6 +61,18 @@ class NormalOperator(_Hermitian):
     def damp(self) -> float:
         """The damping."""
         return self._damp
+
+    def expression(self) -> ImageOperator:
+        """The same, as the algebra writes it.
+
+        Returns
+        -------
+        ImageOperator
+        """
+        A, R = self._given
+        penalty = identity(A.input_shape, dtype=A.dtype) if R is None else R.H @ R
+        total: ImageOperator = A.H @ A + self._damp**2 * penalty if self._damp else A.H @ A
+        return total
 
     @blas_on_one_thread()
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
@@ -84,9 +97,9 @@ class NormalOperator(_Hermitian):
 class Preconditioner(_Hermitian):
     """An approximate inverse of the normal operator: made by `preconditioner`."""
 
-    def __init__(self, inverse: Inverse) -> None:
+    def __init__(self, inverse: Inverse, shape: tuple[int, ...] | None = None) -> None:
         self._inverse = inverse
-        shape = inverse.problem.operator.input_shape
+        shape = inverse.problem.operator.input_shape if shape is None else shape
         super().__init__(inverse.problem.given_dtype, shape, shape)
 
     def _made_of(self) -> tuple[ImageOperator, ...]:
@@ -109,10 +122,32 @@ class Preconditioner(_Hermitian):
             return x.copy()
         problem = self._inverse.problem
         wide = np.result_type(x, np.float64)
-        images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *problem.size))
+        images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *x.shape[-problem.ndim :]))
         images, powers = near_one(images)
         found = times_power(self._inverse.apply(images), powers - problem.normal_power)
         return as_dtype(join(found), x.dtype).reshape(x.shape)
+
+
+def _cut_normal(N: NormalOperator, box: Box) -> Cut:
+    return cut(N.expression(), box)
+
+
+def _cut_preconditioner(M: Preconditioner, box: Box) -> Cut:
+    """The parts of the inverse that reach a box of its result, on the samples that they read."""
+    problem = M._inverse.problem
+    spatial = box[-problem.ndim :]
+    part, hull = M._inverse.reaching(tuple((runs[0][0], runs[-1][1]) for runs in spatial))
+    channels = M.input_shape[: -problem.ndim]
+    shape = (*channels, *(stop - start for start, stop in hull))
+    inside = tuple(
+        tuple((a - start, b - start) for a, b in runs) for runs, (start, _) in zip(spatial, hull, strict=True)
+    )
+    picked = followed(Preconditioner(part, shape), (*box[: -problem.ndim], *inside))
+    return picked, (*whole(channels), *((along,) for along in hull))
+
+
+RULES[NormalOperator] = _cut_normal
+RULES[Preconditioner] = _cut_preconditioner
 
 
 @dataclass(frozen=True)
@@ -389,7 +424,7 @@ def tikhonov(
     True
     """
     problem = _problem(A, damp, regularizer).scaled()
-    rtol, most = _check_limits(rtol, maxiter, problem)
+    rtol, most = check_rtol(rtol), check_maxiter(maxiter, problem.unknowns)
     array = np.asarray(y)
     dtype = result_dtype(problem.given_dtype, array, "y")
     batch, restore = _as_batch(A, array)
@@ -443,31 +478,12 @@ def _problem(A: ImageOperator, damp: float, regularizer: ImageOperator | None) -
         raise ValueError(
             f"regularizer has input_shape {regularizer.input_shape}: it must be that of A, {A.input_shape}"
         )
-    if isinstance(damp, bool | np.bool_) or not isinstance(damp, int | float | np.integer | np.floating):
-        raise TypeError(f"damp={damp!r} must be a real number")
-    if not 0 <= as_float(damp) < math.inf:
-        shown = f"an integer of {damp.bit_length()} bits" if isinstance(damp, int) and damp > 1 else repr(damp)
-        raise ValueError(f"damp={shown} must be finite and not negative, at most {np.finfo(np.float64).max:.3g}")
-    return Problem(_short(A), float(damp), None if regularizer is None else _short(regularizer))
+    return Problem(_short(A), check_damp(damp), None if regularizer is None else _short(regularizer))
 
 
 def _short(A: ImageOperator) -> ImageOperator:
     """An equal operator of fewer parts; a stack stays one, whose parts are terms."""
     return A if is_stack(A) else simplify(A)
-
-
-def _check_limits(rtol: float, maxiter: int | None, problem: Problem) -> tuple[float, int]:
-    if isinstance(rtol, bool) or not isinstance(rtol, int | float | np.integer | np.floating):
-        raise TypeError(f"rtol={rtol!r} must be a real number")
-    if not 0 <= rtol < 1:
-        raise ValueError(f"rtol={rtol!r} must be at least 0 and smaller than 1")
-    if maxiter is None:
-        return float(rtol), min(10 * problem.unknowns, _MAXITER)
-    if isinstance(maxiter, bool) or not isinstance(maxiter, int | np.integer):
-        raise TypeError(f"maxiter={maxiter!r} must be an integer or None")
-    if maxiter < 1:
-        raise ValueError(f"maxiter={maxiter!r} must be at least 1")
-    return float(rtol), int(maxiter)
 
 
 Restore = Callable[[NDArray[Any]], NDArray[Any]]

@@ -173,6 +173,17 @@ class Inverse:
         """The inverse times images: (batch, C, N_1..N_D) -> the same."""
         raise NotImplementedError
 
+    def reaching(self, box: tuple[tuple[int, int], ...]) -> tuple[Inverse, tuple[tuple[int, int], ...]]:
+        """The part of the inverse that reaches a box of the image, and the larger box on which it acts.
+
+        Raises
+        ------
+        TypeError
+            If all samples reach all others.
+        """
+        raise TypeError(f"a preconditioner of kind {self.name!r} has no blocks: each sample of its result needs the "
+                        f"whole image; kind='schwarz' has")  # fmt: skip
+
     def solve(self, y: NDArray[Any]) -> NDArray[Any]:
         """The inverse times A^H y; a subclass may do it with less loss of digits. -> (batch, C, N_1..N_D)."""
         return self.apply(self.problem.right_side(y))

@@ -8,6 +8,7 @@ A problem that fits in one patch is solved exactly.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
@@ -70,7 +71,9 @@ class Schwarz(Inverse):
             (len(patches) + 4) * unknowns**2 * problem.dtype.itemsize,
             "kind='identity', or scipy's lsqr(A, y, damp=damp), need none",
         )
-        self._patches = [(corners, _inverted(problem, self._side, margins)) for margins, corners in patches.items()]
+        self._patches = [
+            (np.array(corners), _inverted(problem, self._side, margins)) for margins, corners in patches.items()
+        ]
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
@@ -95,13 +98,29 @@ class Schwarz(Inverse):
         q, r = linalg.qr(stack, mode="economic")
         return q[:rows].conj().T, r
 
+    def reaching(self, box: tuple[tuple[int, int], ...]) -> tuple[Schwarz, tuple[tuple[int, int], ...]]:
+        if self.exact:
+            return self, tuple((0, size) for size in self.problem.size)
+        starts, stops = np.array(box).T
+        found = []
+        for corners, inverse in self._patches:
+            inside = corners[((corners < stops) & (corners + self._side > starts)).all(axis=1)]
+            if len(inside):
+                found.append((inside, inverse))
+        lowest = np.min([corners.min(axis=0) for corners, _ in found], axis=0)
+        highest = np.max([corners.max(axis=0) for corners, _ in found], axis=0) + self._side
+        part = copy.copy(self)
+        part._patches = [(corners - lowest, inverse) for corners, inverse in found]
+        return part, tuple(zip(lowest.tolist(), highest.tolist(), strict=True))
+
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         result = np.zeros(r.shape, dtype=np.result_type(r, self.problem.dtype))
         for corners, inverse in self._patches:
             shape = (len(corners), len(r), r.shape[1], *self._side)
             cut = np.empty(shape, dtype=result.dtype)
             places: list[Any] = [
-                (..., *(slice(a, a + side) for a, side in zip(corner, self._side, strict=True))) for corner in corners
+                (..., *(slice(a, a + side) for a, side in zip(corner, self._side, strict=True)))
+                for corner in corners.tolist()
             ]
             for i, place in enumerate(places):
                 cut[i] = r[place]

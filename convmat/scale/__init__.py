@@ -1,0 +1,1 @@
+"""Beyond memory and beyond one machine: operators on the arrays of other engines, block by block."""
