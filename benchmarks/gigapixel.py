@@ -1,0 +1,138 @@
+"""An image that does not fit, from zarr to zarr: ``python benchmarks/gigapixel.py --sizes 4096 8192 16384 32768``.
+
+Forward and adjoint of a blur by a 25 x 25 kernel with stride 4, in float32, through `to_dask`. It prints a Markdown
+table: the seconds, the peak of resident memory of the process that does it, and the time over that of its parts, which
+are reading and writing the same zarr arrays, block by block, and A.apply on an image that fits, for as many pixels.
+Each figure is from a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import zarr
+
+from convmat import Conv2d, to_dask
+
+STRIDE, FITS = 4, 4096
+
+
+def kernel(separable: bool) -> np.ndarray:
+    """A defocused lens, a disc; or a Gaussian."""
+    a, b = np.mgrid[-12:13, -12:13]
+    k = np.exp(-(a**2 + b**2) / 50.0) if separable else np.clip(12.5 - np.hypot(a, b), 0, 1)
+    return (k / k.sum()).astype(np.float32)
+
+
+def blur(size: int, separable: bool) -> Conv2d:
+    return Conv2d(kernel(separable), (size, size), stride=STRIDE, padding=12, padding_mode="reflect")
+
+
+def array(folder: Path, name: str, size: int, chunk: int) -> zarr.Array:
+    return zarr.create_array(
+        folder / name, shape=(size, size), chunks=(chunk, chunk), dtype="float32", compressors=None, overwrite=True
+    )
+
+
+def make(folder: Path, size: int, chunk: int) -> None:
+    """Noise, written block by block."""
+    x, rng = array(folder, "x", size, chunk), np.random.default_rng(0)
+    for a in range(0, size, chunk):
+        for b in range(0, size, chunk):
+            block = x[a : a + chunk, b : b + chunk]
+            x[a : a + chunk, b : b + chunk] = rng.random(block.shape, dtype=np.float32)
+
+
+def read_and_write(folder: Path, source: str, target: zarr.Array) -> None:
+    """Read every block of one array, and write every block of another."""
+    blocks = da.from_zarr(folder / source)
+    height, width = target.chunks
+
+    def made(block: np.ndarray) -> np.ndarray:
+        return np.full((height, width), block[0, 0])
+
+    da.store(blocks.map_blocks(made, chunks=(height, width), dtype=np.float32), target, lock=False)
+
+
+def run(job: str, folder: Path, size: int, chunk: int, separable: bool) -> float:
+    """The seconds of one job."""
+    A, (small, each) = blur(size, separable), (size // STRIDE, chunk // STRIDE)
+    warm = blur(512, separable)
+    warm.T.apply(warm.apply(np.ones((512, 512), np.float32)))
+    start = time.perf_counter()
+    if job == "forward":
+        D = to_dask(A)
+        da.store(D.apply(da.from_zarr(folder / "x")), array(folder, "y", small, each), lock=False)
+    elif job == "adjoint":
+        D = to_dask(A)
+        da.store(D.T.apply(da.from_zarr(folder / "y")), array(folder, "z", size, chunk), lock=False)
+    elif job == "copy forward":
+        read_and_write(folder, "x", array(folder, "copy", small, each))
+    elif job == "copy adjoint":
+        read_and_write(folder, "y", array(folder, "copy", size, chunk))
+    else:
+        B, pixels = blur(FITS, separable), (size / FITS) ** 2
+        T = B if job == "apply forward" else B.T
+        image = np.random.default_rng(0).random(T.input_shape, dtype=np.float32)
+        T.apply(image)
+        start = time.perf_counter()
+        T.apply(image)
+        return (time.perf_counter() - start) * pixels
+    return time.perf_counter() - start
+
+
+def measured(*arguments: object) -> tuple[float, float]:
+    """Seconds and peak of resident memory, in megabytes, of a job in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--job", *map(str, arguments)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    seconds, peak = json.loads(done.stdout)
+    return seconds, peak
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[4096, 8192])
+    parser.add_argument("--chunk", type=int, default=2048)
+    parser.add_argument("--separable", action="store_true", help="a Gaussian in place of a disc")
+    parser.add_argument("--folder", type=Path, help="where the images are made (a temporary folder)")
+    parser.add_argument("--job", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        job, folder, size, chunk, separable = options.job
+        with dask.config.set(scheduler="threads"):
+            seconds = run(job, Path(folder), int(size), int(chunk), separable == "True")
+        print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000]))
+        return
+    print(f"blocks of {options.chunk}^2, {'Gaussian' if options.separable else 'disc'} of 25 x 25, stride {STRIDE}\n")
+    print("| image | | seconds | ns per pixel | zarr alone | A.apply | over their sum | peak MB |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for size in options.sizes:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            folder = Path(name)
+            make(folder, size, options.chunk)
+            for way, label in (("forward", "A x"), ("adjoint", "A^T y")):
+                common = folder, size, options.chunk, options.separable
+                seconds, peak = measured(way, *common)
+                copy, _ = measured(f"copy {way}", *common)
+                applied, _ = measured(f"apply {way}", *common)
+                print(
+                    f"| {size}^2 | {label} | {seconds:.2f} | {seconds / size**2 * 1e9:.2f} | {copy:.2f} | "
+                    f"{applied:.2f} | {seconds / (copy + applied):.2f} | {peak:.0f} |",
+                    flush=True,
+                )
+
+
+if __name__ == "__main__":
+    main()
