@@ -242,7 +242,7 @@ def _ranks(samples: Index, inputs: Runs) -> Index:
 def _without(axis: Axis, inputs: Runs, place: int, strides: int) -> tuple[Axis, Runs] | None:
     """An axis without so many strides of samples from a place on, and its samples; None if a border reads them."""
     gone = strides * axis.stride
-    if place < 0 or place + gone > axis.size:
+    if place < 0 or place + gone > axis.size or gone == axis.size:
         return None
     left = joined([(0, place), (place + gone, axis.size)])
     part = replace(axis, size=axis.size - gone)

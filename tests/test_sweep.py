@@ -7,10 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convmat.products import usable
-from tests import test_factors, test_geometry, test_matrix, test_operators, test_patterns, test_taps, test_weights
+from tests import (
+    test_blocks,
+    test_factors,
+    test_geometry,
+    test_matrix,
+    test_operators,
+    test_parts,
+    test_patterns,
+    test_taps,
+    test_weights,
+)
 from tests.strategies import layers, transposed_layers, tries
 
-MODULES = (test_taps, test_patterns, test_geometry, test_matrix, test_operators, test_factors, test_weights)
+MODULES = (
+    test_taps, test_parts, test_patterns, test_geometry, test_matrix, test_operators, test_blocks, test_factors,
+    test_weights,
+)  # fmt: skip
 
 DRAWN = {
     "axis": test_taps.legal_axes(),
