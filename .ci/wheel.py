@@ -43,7 +43,7 @@ assert importlib.metadata.version("convmat") == convmat.__version__
 assert installed - TOOLS == REQUIRED, installed
 
 # The examples of the README and of every docstring run, but for those of an extra.
-EXTRAS = ("convmat.interop", "convmat.plot", "convmat.products.compiled", "convmat.products.strips")
+EXTRAS = ("convmat.interop", "convmat.plot", "convmat.scale", "convmat.products.compiled", "convmat.products.strips")
 examples = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
 for module in pkgutil.walk_packages(convmat.__path__, "convmat."):
     if not module.name.startswith((*EXTRAS, "convmat.__main__")):
@@ -63,5 +63,6 @@ assert "pip install 'convmat[torch]'" in refusal(convmat.to_torch, A)
 assert "pip install 'convmat[torch]'" in refusal(convmat.from_torch, A, (8, 8))
 assert "pip install 'convmat[onnx]'" in refusal(convmat.from_onnx, "model.onnx")
 assert "pip install 'convmat[pylops]'" in refusal(convmat.to_pylops, A)
+assert "pip install 'convmat[mpi]'" in refusal(convmat.to_pylops_mpi, A)
 
 print(f"convmat {convmat.__version__} alone: {examples.attempted} examples of the documentation ran")
