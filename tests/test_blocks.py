@@ -17,7 +17,7 @@ from scipy import sparse
 import convmat
 from convmat import conv_matrix
 from convmat.operators import resampling
-from convmat.operators.base import parts_of
+from convmat.operators.base import _Conjugated, parts_of
 from convmat.operators.blocks import Block, needs_whole
 from convmat.operators.weights import TransposeWeightOperator, WeightOperator
 from convmat.products import direct, lowering, usable
@@ -234,6 +234,9 @@ def test_channels_are_cut_anywhere_in_their_groups(groups, method, transposed):
     for group in range(groups):
         alone = slice(per * group, per * group + 1), slice(2, 9)
         assert A.block(alone).inputs[0] == (slice(each * group, each * group + each),)
+        several = A.block((slice(per * group, None), slice(2, 9))).operator
+        assert type(several) is type(A)
+        assert several.geometry.groups == groups - group
 
 
 @each_pointwise
@@ -288,8 +291,9 @@ def test_a_block_is_computed_by_the_method_of_the_whole():
         assert A.T.block((slice(0, 4), slice(3, 9), slice(3, 9))).operator.method == A.T.method
 
 
-def test_the_operator_of_a_block_is_a_layer_of_the_same_kind():
-    A = convmat.Conv2d(np.ones((4, 4, 3, 3)), (20, 20), padding=1)
+@each_mode
+def test_the_operator_of_a_block_inside_is_a_layer_of_the_same_kind_and_no_more(mode):
+    A = convmat.Conv2d(np.ones((4, 4, 3, 3)), (20, 20), padding=1, padding_mode=mode)
     box = slice(0, 4), slice(3, 9), slice(3, 9)
     assert type(A.block(box).operator) is convmat.Conv2d
     assert type(A.T.block(box).operator) is convmat.ConvTranspose2d
@@ -316,9 +320,10 @@ def test_weights_that_are_not_finite_pass_through_blocks(value, transposed):
 
 
 @pytest.mark.parametrize("method", [method for method in usable() if method != "gemm"])
+@each_mode
 @either
-def test_parts_that_are_alike_share_their_weight_and_their_plans(method, transposed):
-    A = convmat.Conv2d(np.ones((4, 2, 3, 3)), (90, 80), padding=1, groups=2, method=method)
+def test_parts_that_are_alike_share_their_weight_and_their_plans(method, mode, transposed):
+    A = convmat.Conv2d(np.ones((4, 2, 3, 3)), (90, 80), padding=1, groups=2, padding_mode=mode, method=method)
     A = A.T if transposed else A
     boxes = [(slice(0, 2), slice(a, a + 7), slice(b, b + 9)) for a, b in ((10, 20), (11, 30), (60, 12))]
     first, *others = (A.block(box).operator for box in boxes)
@@ -495,6 +500,14 @@ def test_expressions_of_large_images_have_blocks_on_every_side():
                 found = block.operator.apply(block.read(x))
                 assert found.dtype == whole.dtype
                 np.testing.assert_allclose(found, whole[box], rtol=0, atol=1e-12 * np.abs(whole).max())
+
+
+def test_the_conjugate_of_an_operator_has_the_conjugate_blocks():
+    rng = np.random.default_rng(18)
+    A = convmat.Conv1d(normal(rng, 3, np.complex128), 20, padding=1)
+    x = normal(rng, 20, np.complex128)
+    block = _Conjugated(A).block(slice(4, 11))
+    assert np.array_equal(block.operator.apply(block.read(x)), A.apply(x.conj()).conj()[4:11])
 
 
 def grouped(rng, sizes):

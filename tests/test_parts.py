@@ -79,9 +79,10 @@ def test_joined_ranges_have_the_same_numbers_and_none_touches_the_next(ranges):
     assert count(found) == len(numbers(found))
 
 
-@given(some_ranges, st.integers(1, 4))
-def test_few_ranges_are_the_same_numbers_and_those_of_the_smallest_gaps(ranges, most):
-    runs = joined(ranges)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), max_size=6), st.integers(1, 4))
+def test_few_ranges_are_the_same_numbers_and_those_of_the_smallest_gaps(steps, most):
+    starts = np.cumsum([0, *map(sum, steps)]).tolist()
+    runs = tuple((start, start + length) for start, (length, _) in zip(starts, steps, strict=False))
     found = few(runs, most)
     gaps = sorted(b[0] - a[1] for a, b in itertools.pairwise(runs))
     assert is_canonical(found)
@@ -250,6 +251,12 @@ def test_whatever_reads_a_sample_in_the_whole_reads_it_in_the_part_once_in_the_s
             np.testing.assert_array_equal(numbers(part.outputs)[outputs], wanted)
             np.testing.assert_array_equal(taps, wanted_taps)
             np.testing.assert_array_equal(rank(positions), rank(wanted_positions))
+
+
+def test_a_cut_that_would_leave_no_sample_is_none():
+    axis = Axis(2, 1, 2, 1, 2, 1, "symmetric")
+    part = reaching(axis, ((1, 2),))
+    assert (part.inputs, part.outputs, part.kept) == (((0, 2),), ((0, 3),), ((1, 2),))
 
 
 @given(any_axis, st.data())
