@@ -8,6 +8,7 @@ pass is computed as it is made, so that the graph of a step is as large in the l
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,8 @@ def cgls(
     maxiter : int, optional
         The most steps; by default 10 for each unknown, and 10,000 at most.
     callback : callable, optional
-        Called after each step with the x of that step, which it must not write to.
+        Called after each step with the x of that step, which it must not write to, and which is good for no longer than
+        the next step where a `store` is given.
     preconditioner : ImageOperator or DaskOperator, optional
         About :math:`(A^H A + damp^2)^{-1}`, Hermitian and positive definite, as `preconditioner` makes it; of dask
         arrays ``to_dask(preconditioner(A, damp, kind="schwarz"))``, which acts block by block.
@@ -263,6 +265,7 @@ class _Dask:
 
     def __init__(self, store: str | Path | None) -> None:
         self._store, self._turn = None if store is None else Path(store), 0
+        self._files: dict[Path, Any] = {}
 
     def image(self, name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Any, bool]:
         import dask.array as da
@@ -281,35 +284,30 @@ class _Dask:
 
     def keep(self, arrays: dict[str, Any], numbers: Sequence[Any]) -> tuple[list[Any], list[float]]:
         import dask
+        import dask.array as da
 
         if self._store is None:
             found = dask.persist(*arrays.values(), *numbers)
             return list(found[: len(arrays)]), list(map(float, dask.compute(*found[len(arrays) :])))
-        kept, writing = _written(arrays, self._store / str(self._turn))
         self._turn = 1 - self._turn  # what is read to make these is not written over
+        even = [array.rechunk(array.chunksize) for array in arrays.values()]  # as zarr has them
+        files = [self._file(self._store, name, array) for name, array in zip(arrays, even, strict=True)]
+        writing = da.store(even, files, lock=False, compute=False) if even else None
         _, *computed = dask.compute(writing, *numbers)
-        return kept(), list(map(float, computed))
+        names = [f"cgls-{name}-{uuid.uuid4().hex}" for name in arrays]  # the same file, and not the same numbers
+        kept = [da.from_zarr(file, name=name) for file, name in zip(files, names, strict=True)]
+        return kept, list(map(float, computed))
 
+    def _file(self, store: Path, name: str, array: Any) -> Any:
+        """The zarr array for one of the vectors, made once for each turn."""
+        import zarr
 
-def _written(arrays: dict[str, Any], folder: Path) -> tuple[Callable[[], list[Any]], Any]:
-    """What writes arrays to zarr files of their names, and what then gives them as arrays that are read from there."""
-    import dask.array as da
-    import zarr
-
-    even = [array.rechunk(array.chunksize) for array in arrays.values()]  # as zarr has them
-    files = [
-        zarr.create_array(
-            folder / name,
-            shape=array.shape,
-            chunks=array.chunksize,
-            dtype=array.dtype,
-            compressors=None,
-            overwrite=True,
-        )
-        for name, array in zip(arrays, even, strict=True)
-    ]
-    writing = da.store(even, files, lock=False, compute=False) if even else None
-    return lambda: [da.from_zarr(file) for file in files], writing
+        place = store / f"{name}{self._turn}"
+        if place not in self._files:
+            self._files[place] = zarr.create_array(
+                place, shape=array.shape, chunks=array.chunksize, dtype=array.dtype, compressors=None, overwrite=True
+            )
+        return self._files[place]
 
 
 def _engine(A: Any, y: Any, store: str | Path | None) -> _Engine:
