@@ -81,22 +81,22 @@ def rows_of(A, box):
 # --- convolutions ---------------------------------------------------------------------------------------------------
 
 
-@given(layer=layers(), method=st.sampled_from(POINTWISE), data=st.data())
 @tries(300)
+@given(layer=layers(), method=st.sampled_from(POINTWISE), data=st.data())
 def test_a_block_is_that_box_of_the_product(layer, method, data):
     A = rounded(layer).operator(method=method)
     check(A, normal(layer.rng(), A.input_shape, layer.dtype), data.draw(boxes(A.output_shape)))
 
 
-@given(layer=layers(), method=st.sampled_from(POINTWISE), data=st.data())
 @tries(300)
+@given(layer=layers(), method=st.sampled_from(POINTWISE), data=st.data())
 def test_a_block_of_the_transpose_is_that_box_of_its_product(layer, method, data):
     A = rounded(layer).operator(method=method).T
     check(A, normal(layer.rng(), A.input_shape, layer.dtype), data.draw(boxes(A.output_shape)))
 
 
-@given(case=transposed_layers(), method=st.sampled_from(POINTWISE), data=st.data())
 @tries(100)
+@given(case=transposed_layers(), method=st.sampled_from(POINTWISE), data=st.data())
 def test_a_block_of_a_transposed_layer_is_that_box_whatever_its_output_padding(case, method, data):
     layer, size, extra, _ = case
     kind = convmat.ConvTranspose1d, convmat.ConvTranspose2d, convmat.ConvTranspose3d
@@ -106,8 +106,8 @@ def test_a_block_of_a_transposed_layer_is_that_box_whatever_its_output_padding(c
     check(A.T, normal(layer.rng(), A.output_shape, layer.dtype), data.draw(boxes(A.input_shape)))
 
 
-@given(layer=layers(), method=st.sampled_from(["fft", "separable", "auto"]), data=st.data())
 @tries(100)
+@given(layer=layers(), method=st.sampled_from(["fft", "separable", "auto"]), data=st.data())
 def test_a_block_is_that_box_to_rounding_by_the_methods_that_mix_outputs(layer, method, data):
     A = rounded(layer).operator(method=method)
     for B in (A, A.T):
@@ -256,8 +256,8 @@ def test_a_block_of_a_block_is_that_box_of_the_whole(method, transposed):
         assert np.array_equal(found, A.apply(x)[box][small][tiny])
 
 
-@given(layer=layers(), data=st.data())
 @tries(150)
+@given(layer=layers(), data=st.data())
 def test_the_matrix_of_a_block_is_those_rows_of_the_matrix(layer, data):
     A = rounded(layer).operator()
     for B in (A, A.T):
@@ -269,8 +269,8 @@ def test_the_matrix_of_a_block_is_those_rows_of_the_matrix(layer, data):
             np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
-@given(layer=layers(), data=st.data())
 @tries(60)
+@given(layer=layers(), data=st.data())
 def test_the_operator_of_a_block_has_a_transpose_a_matrix_and_blocks_of_its_transpose(layer, data):
     A = rounded(layer).operator()
     for B in (A, A.T):
@@ -289,6 +289,12 @@ def test_a_block_is_computed_by_the_method_of_the_whole():
         A = convmat.Conv2d(weight, (200, 200), padding=1, method=method)
         assert A.block((slice(0, 4), slice(3, 9), slice(3, 9))).operator.method == A.method
         assert A.T.block((slice(0, 4), slice(3, 9), slice(3, 9))).operator.method == A.T.method
+
+
+def test_a_block_of_each_direction_has_the_method_of_that_direction(monkeypatch):
+    A = convmat.Conv1d(np.ones(3), 40)
+    monkeypatch.setattr(A._products, "_chosen", ("gemm", "matrix"))
+    assert (A.block(slice(3, 9)).operator.method, A.T.block(slice(3, 9)).operator.method) == ("gemm", "matrix")
 
 
 @each_mode
@@ -650,8 +656,8 @@ def test_what_needs_its_whole_input_says_so_and_what_does_not_says_nothing():
 # --- rows of the matrix ---------------------------------------------------------------------------------------------
 
 
-@given(layer=layers(), data=st.data())
 @tries(250)
+@given(layer=layers(), data=st.data())
 def test_the_rows_of_a_box_are_those_rows_of_the_matrix(layer, data):
     layer = rounded(layer)
     A = layer.operator()

@@ -121,8 +121,8 @@ def test_taken_are_the_numbers_that_stand_at_those_places(data):
 # --- outputs --------------------------------------------------------------------------------------------------------
 
 
-@given(any_axis, st.data())
 @tries(400)
+@given(any_axis, st.data())
 def test_the_table_of_a_part_is_that_of_the_whole_for_the_outputs_asked_for(axis, data):
     outputs = data.draw(runs_below(axis.output, 3))
     part = giving(axis, outputs)
@@ -134,8 +134,8 @@ def test_the_table_of_a_part_is_that_of_the_whole_for_the_outputs_asked_for(axis
 
 
 @reading_far
-@given(any_axis, st.data())
 @tries(400)
+@given(any_axis, st.data())
 def test_two_ranges_of_outputs_far_from_each_other_are_one_part_without_what_is_between(short, data):
     axis = replace(short, size=short.size + 200)
     first = data.draw(st.integers(1, axis.output // 4 + 1))
@@ -150,8 +150,8 @@ def test_two_ranges_of_outputs_far_from_each_other_are_one_part_without_what_is_
 
 
 @reading_far
-@given(longer_axes(), st.data())
 @tries(300)
+@given(longer_axes(), st.data())
 def test_a_part_has_no_more_samples_than_its_window_and_the_border_twice(short, data):
     axis = replace(short, size=10**6)
     length = data.draw(st.integers(1, 9))
@@ -235,9 +235,9 @@ def transposes_of(axis, samples):
     return [axis, replace(axis, mode="zeros")] if folds_nothing_into(axis, samples) else [axis]
 
 
+@tries(400)
 @given(any_axis, st.data())
 @example(Axis(10, 2, 2, 1, 0, 0, "circular"), None)
-@tries(400)
 def test_whatever_reads_a_sample_in_the_whole_reads_it_in_the_part_once_in_the_same_order(axis, data):
     samples = ((0, 4),) if data is None else data.draw(runs_below(axis.size, 3))
     for of in transposes_of(axis, samples):
@@ -268,8 +268,8 @@ def test_what_folds_nothing_into_samples_has_no_position_of_the_border_that_read
 
 
 @reading_far
-@given(longer_axes(), st.data())
 @tries(300)
+@given(longer_axes(), st.data())
 def test_the_outputs_that_reach_a_few_samples_are_few(short, data):
     axis = replace(short, size=10**6)
     length = data.draw(st.integers(1, 9))
@@ -283,8 +283,8 @@ def test_the_outputs_that_reach_a_few_samples_are_few(short, data):
         assert part.axis.output <= (length + axis.span - 2) // axis.stride + 1
 
 
-@given(any_axis, st.data())
 @tries(400)
+@given(any_axis, st.data())
 def test_the_results_of_a_phase_of_a_part_read_what_those_of_the_whole_read(axis, data):
     """Wherever a result is sent to a sample that is kept; the others have a place in the whole, if they are there."""
     samples = data.draw(runs_below(axis.size, 2))
