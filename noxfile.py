@@ -50,7 +50,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, with warnings as errors; its gallery runs the examples."""
-    session.install(".[docs,onnx]", "onnxruntime", "rapidocr-onnxruntime; python_version < '3.13'")
+    session.install(".[docs,onnx,dask]", "onnxruntime", "rapidocr-onnxruntime; python_version < '3.13'")
     session.run("python", "-m", "sphinx", "-W", "--keep-going", "-n", "-b", "html", "docs", "docs/_build/html")
 
 

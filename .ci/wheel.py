@@ -63,6 +63,7 @@ assert "pip install 'convmat[torch]'" in refusal(convmat.to_torch, A)
 assert "pip install 'convmat[torch]'" in refusal(convmat.from_torch, A, (8, 8))
 assert "pip install 'convmat[onnx]'" in refusal(convmat.from_onnx, "model.onnx")
 assert "pip install 'convmat[pylops]'" in refusal(convmat.to_pylops, A)
+assert "pip install 'convmat[dask]'" in refusal(convmat.to_dask, A)
 assert "pip install 'convmat[mpi]'" in refusal(convmat.to_pylops_mpi, A)
 
 print(f"convmat {convmat.__version__} alone: {examples.attempted} examples of the documentation ran")

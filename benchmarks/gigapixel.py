@@ -4,6 +4,11 @@ Forward and adjoint of a blur by a 25 x 25 kernel with stride 4, in float32, thr
 table: the seconds, the peak of resident memory of the process that does it, and the time over that of its parts, which
 are reading and writing the same zarr arrays, block by block, and A.apply on an image that fits, for as many pixels.
 Each figure is from a process of its own.
+
+With ``--graph`` it prints what limits larger images: how long a graph takes to build, how large it is, and how many of
+its tasks the scheduler of dask.distributed hands out in a second, to two workers that have next to nothing to compute.
+With ``--solve`` it prints the time of steps of `cgls` on 8192^2, on one worker process and on two, and the peak of the
+memory of the workers.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ import dask.array as da
 import numpy as np
 import zarr
 
-from convmat import Conv2d, to_dask
+from convmat import Conv2d, cgls, to_dask
 
 STRIDE, FITS = 4, 4096
 
@@ -91,6 +96,56 @@ def run(job: str, folder: Path, size: int, chunk: int, separable: bool) -> float
     return time.perf_counter() - start
 
 
+def graph() -> None:
+    """What the graph of a product costs, in time and bytes."""
+    import cloudpickle
+    from distributed import Client, LocalCluster
+
+    A, chunk = blur(32768, False), 512
+    x = da.zeros((32768, 32768), chunks=chunk, dtype=np.float32)
+    start = time.perf_counter()
+    y = to_dask(A).apply(x)
+    seconds, tasks = time.perf_counter() - start, len(y.dask.to_dict()) - len(x.dask.to_dict())
+    size = len(cloudpickle.dumps(y.dask.to_dict()))
+    print("| | |\n| --- | ---: |")
+    print(f"| blocks | {y.npartitions} |\n| tasks for each block | {tasks / y.npartitions:.1f} |")
+    print(f"| graph, milliseconds for each block | {seconds / y.npartitions * 1e3:.2f} |")
+    print(f"| graph, bytes for each task | {size / tasks:.0f} |")
+    small = Conv2d(np.ones((3, 3), np.float32), (512, 512), padding=1, method="gemm")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+        y = to_dask(small).apply(da.zeros((512, 512), chunks=8, dtype=np.float32))
+        y.sum().compute()
+        start = time.perf_counter()
+        y.sum().compute()
+        print(f"| tasks in a second | {len(y.dask.to_dict()) / (time.perf_counter() - start):.0f} |")
+
+
+def solve(size: int, chunk: int, steps: int) -> None:
+    """Steps of cgls on worker processes; the data are made there."""
+    from distributed import Client, LocalCluster
+
+    A, found = blur(size, False), []
+    print("| workers | seconds a step | over one worker | peak MB of a worker |\n| ---: | ---: | ---: | ---: |")
+    for workers in (1, 2):
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            D, times = to_dask(A), []
+            y = D.apply(da.random.default_rng(0).random((size, size), dtype=np.float32, chunks=chunk)).persist()
+            cgls(
+                D,
+                y,
+                damp=0.01,
+                rtol=0,
+                maxiter=steps,
+                callback=lambda x, times=times: times.append(time.perf_counter()),
+            )
+            found.append(float(np.median(np.diff(times))))
+            peak = max(client.run(lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss).values()) / 1000
+        print(f"| {workers} | {found[-1]:.2f} | {found[0] / found[-1]:.2f} | {peak:.0f} |", flush=True)
+
+
 def measured(*arguments: object) -> tuple[float, float]:
     """Seconds and peak of resident memory, in megabytes, of a job in a process of its own."""
     done = subprocess.run(
@@ -107,6 +162,8 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=2048)
     parser.add_argument("--separable", action="store_true", help="a Gaussian in place of a disc")
     parser.add_argument("--folder", type=Path, help="where the images are made (a temporary folder)")
+    parser.add_argument("--graph", action="store_true", help="what a graph costs")
+    parser.add_argument("--solve", action="store_true", help="steps of cgls on one and two workers")
     parser.add_argument("--job", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -114,6 +171,12 @@ def main() -> None:
         with dask.config.set(scheduler="threads"):
             seconds = run(job, Path(folder), int(size), int(chunk), separable == "True")
         print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000]))
+        return
+    if options.graph:
+        graph()
+        return
+    if options.solve:
+        solve(options.sizes[-1], options.chunk, 6)
         return
     print(f"blocks of {options.chunk}^2, {'Gaussian' if options.separable else 'disc'} of 25 x 25, stride {STRIDE}\n")
     print("| image | | seconds | ns per pixel | zarr alone | A.apply | over their sum | peak MB |")
