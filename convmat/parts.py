@@ -7,7 +7,7 @@ of the whole axis: what was folded, wrapped or zero still is, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,39 +40,46 @@ class AxisPart:
 
 def giving(axis: Axis, outputs: Runs) -> AxisPart:
     """The part that gives these outputs."""
-    (start, end), *others = few(outputs, 2)
-    if not others:
-        part, inputs = _stretch(axis, start, end)
-        return AxisPart(part, inputs, ((start, end),), ((0, end - start),))
-    ((begin, stop),) = others
-    part, inputs = _stretch(axis, start, stop)
-    last = axis.window(end - start) - part.lo  # where the windows of the first outputs end, in samples of the part
-    spare = (axis.stride * (begin - end + 1) - axis.span) // axis.stride
-    cut = _without(part, inputs, last, spare) if spare > 0 else None
-    if cut is None:
-        part_of, spare = (part, inputs), 0
-    else:
-        part_of = cut
-    kept = joined([(0, end - start), (begin - start - spare, stop - start - spare)])
-    return AxisPart(*part_of, joined([(start, begin - spare), (begin, stop)]), places(outputs, kept, few(outputs, 2)))
+    hull = (outputs[0][0], outputs[-1][1])
+    for runs in _pairs(axis, few(outputs, 2)):
+        (start, end), (begin, stop) = runs
+        part, inputs = _stretch(axis, start, stop)
+        last = axis.window(end - start) - part.lo  # where the windows of the first outputs end, in samples of the part
+        spare = (axis.stride * (begin - end + 1) - axis.span) // axis.stride
+        cut = _without(part, inputs, last, spare) if spare > 0 else None
+        if cut is not None:
+            there = joined([(0, end - start), (begin - start - spare, stop - start - spare)])
+            given = joined([(start, begin - spare), (begin, stop)])
+            return AxisPart(*cut, given, places(outputs, there, runs))
+    part, inputs = _stretch(axis, *hull)
+    return AxisPart(part, inputs, (hull,), places(outputs, ((0, part.output),), (hull,)))
 
 
 def reaching(axis: Axis, samples: Runs) -> AxisPart:
     """The part whose transpose gives these samples: of all outputs that read them."""
-    outputs = few(_readers(axis, samples), 2)
-    (start, end), *others = outputs
-    hull = (samples[0][0], samples[-1][1])
-    if not others:
-        part, inputs = _stretch(axis, start, end, samples)
-    else:
-        ((begin, stop),) = others
-        part, inputs = _stretch(axis, start, stop, [hull])
+    readers = few(_readers(axis, samples), 2)
+    for runs in _pairs(axis, readers, samples):
+        (start, end), (begin, stop) = runs
+        part, inputs = _stretch(axis, start, stop, [(samples[0][0], samples[-1][1])])
         cut = _without(part, inputs, axis.stride * (end - start) - part.lo, begin - end)
-        if cut is None or not within(samples, cut[1]):
-            outputs = ((start, stop),)
-        else:
-            part, inputs = cut
-    return AxisPart(part, inputs, outputs, places(samples, ((0, part.size),), inputs))
+        if cut is not None and within(samples, cut[1]):
+            return AxisPart(*cut, runs, places(samples, ((0, cut[0].size),), cut[1]))
+    hull = (readers[0][0], readers[-1][1])
+    part, inputs = _stretch(axis, *hull, samples)
+    return AxisPart(part, inputs, (hull,), places(samples, ((0, part.size),), inputs))
+
+
+def _pairs(axis: Axis, outputs: Runs, samples: Runs = ()) -> Iterator[Runs]:
+    """Two ranges of outputs, then longer ones, between which no border reads, and none of some samples is."""
+    if len(outputs) == 2:
+        yield outputs
+        (start, end), (begin, stop) = outputs
+        border, middle = max(axis.lo, axis.hi, 0) + axis.stride, axis.stride * (end + begin) - 2 * axis.lo
+        left = max([border, *(b for a, b in samples if a + b < middle)])
+        right = min([axis.size - border, *(a for a, b in samples if a + b >= middle)])
+        end, begin = max(end, -(-(left + axis.lo) // axis.stride)), min(begin, (right + axis.lo) // axis.stride)
+        if end < begin:
+            yield (start, end), (begin, stop)
 
 
 def sent(part: Axis, whole: Axis, outputs: Runs, phase: int) -> Runs:
@@ -192,7 +199,8 @@ def _stretch(axis: Axis, start: int, stop: int, also: Sequence[tuple[int, int]] 
         read = ((place, place + 1),)
     if axis.mode == "zeros" and also:  # what is read of other samples makes no difference
         read = ((also[0][0], also[-1][1]),)
-    for inputs in (read, ((read[0][0], read[-1][1]),), ((0, axis.size),)):
+    hull, ends = ((read[0][0], read[-1][1]),), joined([(0, read[0][1]), *read, (read[-1][0], axis.size)])
+    for inputs in sorted((read, hull, ends, ((0, axis.size),)), key=count):
         size = count(inputs)
         shift = inputs[0][0] if axis.mode == "zeros" else _shift(inputs, inner, axis)
         part = replace(axis, size=size, lo=shift - first, hi=last - shift - size)
