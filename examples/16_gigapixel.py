@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import zarr
@@ -39,8 +40,8 @@ def file(name, side, block):
 def written(array, name, side, block):
     """Compute a dask array block by block, into a zarr array, from which it can be read again."""
     target, start = file(name, side, block), time.perf_counter()
-    with ProgressBar():
-        da.store(array, target, lock=False)
+    with ProgressBar():  # persist, and not compute: one last task for all blocks upsets the order of the others
+        dask.persist(da.store(array, target, lock=False, compute=False))
     print(f"  {name}: {side} x {side}, {4 * side**2 / 2**20:.0f} MB, {time.perf_counter() - start:.1f} s")
     return da.from_zarr(target)
 

@@ -2,8 +2,8 @@
 
 Nothing is computed here. What a block of outputs reads is known from `ImageOperator.block`, under every padding mode
 and stride, in both directions; so A^T is a gather like A, and no task writes into the result of another. A block of the
-input is read by its neighbours as slabs along one axis, each cut once for all who read it, so that there are at most
-2 D + 1 tasks for each block of an image with D axes. The operator stands once in the graph; each worker has one copy.
+input is read by its neighbours as slabs along one axis, which one task cuts for all of them: two tasks for each block.
+The operator stands once in the graph; each worker has one copy.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from convmat.geometry import output_shape_of, result_dtype
 from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.blocks import Box, cut, needs_whole
 from convmat.operators.convolution import Convolution
-from convmat.parts import Runs
-from convmat.products.threads import alone
+from convmat.parts import Runs, count
+from convmat.products.threads import Pool, Scratch, alone
 
 __all__ = ["DaskOperator", "to_dask"]
 
 _WHOLE = 0.5
 """The part of a block from which on it is read as it is: a slab of it would be nearly a copy."""
+
+_BAND_BYTES = 2**24
+"""Bytes of the input of a band of a block, about, that is put together at a time."""
 
 _ROWS_BYTES = 2**26
 """Bytes of the matrix of one block of rows, about, unless blocks are given."""
@@ -200,6 +203,8 @@ class DaskOperator:
             If the image does not hold numbers, or has a wrong shape or chunks of unknown size.
         """
         da, spec = _dask()
+        import dask
+
         x = da.asarray(image)
         if any(math.isnan(size) for axis in x.chunks for size in axis):
             raise ValueError("image has chunks of unknown size: call its compute_chunk_sizes() first")
@@ -210,19 +215,23 @@ class DaskOperator:
         else:
             wanted = da.core.normalize_chunks(chunks, x.shape[:batch] + self.output_shape, dtype=dtype)
             chunks = x.chunks[:batch] + wanted[batch:]
-        name = f"convmat-{self._token}-{x.name}"
-        operator, slabs = f"{name}-operator", f"{name}-slab"
-        graph: dict[Any, Any] = {operator: spec.DataNode(operator, self._operator)}
-        pieces = _Pieces(x.name, slabs, x.chunks[batch:], spec)
+        name = f"convmat-{dask.base.tokenize(self._token, x.name, chunks)}"
+        operator, borders = f"{name}-operator", f"{name}-border"
+        graph: dict[Any, Any] = {operator: spec.DataNode(operator, _Blocks(self._operator))}
+        reads = _Reads(x.chunks[batch:])
         for number, box in _boxes(chunks[batch:]):
             _, inputs = cut(self._operator, box)
-            needed, places = pieces.of(inputs)
+            needed, held = reads.of(inputs)
             for images in itertools.product(*(range(len(axis)) for axis in chunks[:batch])):
-                found = [spec.TaskRef(pieces.key(images, piece, graph)) for piece in needed]
+                found = [spec.TaskRef((borders if cuts else x.name, *images, *block)) for block, cuts in needed]
                 key = (name, *images, *number)
                 graph[key] = spec.Task(
-                    key, _block, spec.TaskRef(operator), box, spec.List(*found), places, np.dtype(dtype)
+                    key, _block, spec.TaskRef(operator), box, spec.List(*found), held, np.dtype(dtype)
                 )
+        for block, slabs in reads.slabs.items():
+            for images in itertools.product(*(range(len(axis)) for axis in chunks[:batch])):
+                key = (borders, *images, *block)
+                graph[key] = spec.Task(key, _border, spec.TaskRef((x.name, *images, *block)), tuple(sorted(slabs)))
         return da.Array(_layer(name, graph, x), name, chunks, dtype=dtype)
 
     def tosparse(self, chunks: Any = None) -> list[tuple[tuple[slice, ...], Any]]:
@@ -315,82 +324,129 @@ def _sizes(edges: Sequence[int]) -> tuple[int, ...]:
     return tuple(b - a for a, b in itertools.pairwise(edges) if a < b)
 
 
-class _Pieces:
-    """What tasks read of the blocks of an array: whole blocks, or slabs of them along one axis."""
+Slab = tuple[int, int, int]
+"""An axis, from the end of the image, and a range [start, stop) along it: that part of a block, whole otherwise."""
 
-    def __init__(self, source: str, slabs: str, chunks: Sequence[Sequence[int]], spec: Any) -> None:
-        self._source, self._slabs, self._spec = source, slabs, spec
+Held = tuple[int, Slab | None, tuple[tuple[int, int], ...]]
+"""The number of what a task reads, which slab of that it is, and where in the whole input: a range along each axis."""
+
+
+class _Reads:
+    """What tasks read of the blocks of an array: whole blocks, or slabs of their borders.
+
+    All slabs of a block are cut by one task. The scheduler then goes on along a line of blocks, where it would load
+    many blocks for their slabs first if each were a task, and hold them.
+    """
+
+    def __init__(self, chunks: Sequence[Sequence[int]]) -> None:
         self._edges = [list(itertools.accumulate(sizes, initial=0)) for sizes in chunks]
+        self.slabs: dict[tuple[int, ...], set[Slab]] = {}
 
-    def of(self, inputs: Box) -> tuple[list[Any], list[Any]]:
-        """The pieces of a box of the input, and for each where it goes and which part of it."""
-        along = [list(self._along(axis, runs)) for axis, runs in enumerate(inputs)]
-        needed: list[Any] = []
-        places: list[Any] = []
-        for reads in itertools.product(*along):
-            block = tuple(number for number, *_ in reads)
-            part = [(start, stop, size) for _, start, stop, size, _ in reads]
-            axis = next((a for a, (start, stop, size) in enumerate(part) if stop - start < _WHOLE * size), None)
-            slab = None if axis is None else (axis, *part[axis][:2])
-            source = [(start, stop) for start, stop, _ in part]
+    def of(self, inputs: Box) -> tuple[list[tuple[tuple[int, ...], bool]], list[Held]]:
+        """The blocks, or their borders, that a box of the input reads; and what each gives of the whole input."""
+        needed: dict[tuple[tuple[int, ...], bool], int] = {}
+        held: dict[Held, None] = {}
+        for along in itertools.product(*(list(self._along(axis, runs)) for axis, runs in enumerate(inputs))):
+            block = tuple(number for number, _ in along)
+            ranges = [part for _, part in along]
+            place = [(edges[k], edges[k + 1]) for edges, k in zip(self._edges, block, strict=True)]
+            parts = ((b - a) / (last - first) for (a, b), (first, last) in zip(ranges, place, strict=True))
+            axis = next((axis for axis, part in enumerate(parts) if part < _WHOLE), None)
+            slab = None
             if axis is not None:
-                source[axis] = 0, source[axis][1] - source[axis][0]
-            needed.append((block, slab))
-            target = [(at, at + stop - start) for (start, stop, _), (*_, at) in zip(part, reads, strict=True)]
-            places.append((target, source))
-        return needed, places
+                start = place[axis][0]
+                slab = (axis - len(along), ranges[axis][0] - start, ranges[axis][1] - start)
+                place[axis] = ranges[axis]
+                self.slabs.setdefault(block, set()).add(slab)
+            which = needed.setdefault((block, slab is not None), len(needed))
+            held[which, slab, tuple(place)] = None
+        return list(needed), list(held)
 
-    def key(self, images: tuple[int, ...], piece: Any, graph: dict[Any, Any]) -> Any:
-        """The key of a piece, for some blocks along the batch axes; the task of a slab is put into the graph."""
-        block, slab = piece
-        source = (self._source, *images, *block)
-        if slab is None:
-            return source
-        axis, start, stop = slab
-        key = (self._slabs, *images, *block, axis, start, stop)
-        if key not in graph:
-            graph[key] = self._spec.Task(key, _slab, self._spec.TaskRef(source), axis - len(block), start, stop)
-        return key
-
-    def _along(self, axis: int, runs: Runs) -> Iterator[tuple[int, int, int, int, int]]:
-        """The blocks that ranges of an axis are in: number, start and stop inside it, its size, place in the result."""
-        edges, at = self._edges[axis], 0
+    def _along(self, axis: int, runs: Runs) -> Iterator[tuple[int, tuple[int, int]]]:
+        """The blocks that ranges of an axis are in, and which part of the range that is."""
+        edges = self._edges[axis]
         for first, last in runs:
             number = bisect.bisect_right(edges, first) - 1
             while first < last:
-                start, stop = edges[number : number + 2]
-                end = min(stop, last)
-                if start < stop:
-                    yield number, first - start, end - start, stop - start, at
-                at, first, number = at + end - first, end, number + 1
+                end = min(edges[number + 1], last)
+                if first < end:
+                    yield number, (first, end)
+                first, number = end, number + 1
 
 
-def _slab(block: NDArray[Any], axis: int, start: int, stop: int) -> NDArray[Any]:
-    """A slab of a block, in memory of its own: a view would keep the whole block."""
-    at: tuple[Any, ...] = (..., slice(start, stop), *(slice(None),) * (-axis - 1))
-    return np.array(block[at])
+def _border(block: NDArray[Any], slabs: tuple[Slab, ...]) -> dict[Slab, NDArray[Any]]:
+    """Slabs of a block, in memory of their own: views would keep the whole block."""
+    return {slab: np.array(block[_box([slab[1:]], -slab[0] - 1)]) for slab in slabs}
 
 
-def _block(
-    operator: ImageOperator, box: Box, pieces: list[NDArray[Any]], places: list[Any], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """One block of a result, from the pieces that it reads."""
+def _box(ranges: Sequence[tuple[int, int]], behind: int = 0) -> tuple[Any, ...]:
+    """The index of a box along the last axes, or with so many axes behind them."""
+    return (..., *(slice(*along) for along in ranges), *(slice(None),) * behind)
+
+
+class _Blocks:
+    """An operator of which blocks are computed, with the memory that its blocks are put together in.
+
+    A fresh array for each block costs more time than to fill it.
+    """
+
+    def __init__(self, operator: ImageOperator) -> None:
+        self.operator = operator
+        self.pool = Pool()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Blocks, (self.operator,)
+
+
+def _block(blocks: _Blocks, box: Box, pieces: list[Any], held: list[Held], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """One block of a result, from what it reads: in bands, so that no block is there a second time."""
+    arrays = [(pieces[which] if slab is None else pieces[which][slab], place) for which, slab, place in held]
+    batch = arrays[0][0].shape[: arrays[0][0].ndim - len(arrays[0][1])]
+    result = np.empty((*batch, *map(count, box)), dtype=dtype)
+    read = sum(array.size for array, _ in arrays) * dtype.itemsize
+
+    def compute(scratch: Scratch) -> None:
+        for band, place in _bands(box, -(-read // _BAND_BYTES)):
+            operator, inputs = cut(blocks.operator, band)
+            image = scratch.array("image", (*batch, *operator.input_shape), dtype)
+            for array, where in arrays:
+                _copy(array, where, image, inputs)
+            result[place] = operator.apply(image)
+
     with alone():
-        of_block, _ = cut(operator, box)
-        return of_block.apply(_assembled(pieces, places, of_block.input_shape, dtype))
+        blocks.pool.alone(compute)
+    return result
 
 
-def _assembled(
-    pieces: list[NDArray[Any]], places: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """The input of a block, of its pieces."""
-    batch = pieces[0].shape[: pieces[0].ndim - len(shape)]
-    image = np.empty((*batch, *shape), dtype=dtype)
-    for piece, (target, source) in zip(pieces, places, strict=True):
-        there: tuple[Any, ...] = (..., *(slice(*run) for run in target))
-        here: tuple[Any, ...] = (..., *(slice(*run) for run in source))
-        image[there] = piece[here]
-    return image
+def _bands(box: Box, wanted: int) -> Iterator[tuple[Box, tuple[Any, ...]]]:
+    """Parts of a box along its longest axis but the last, as many as are wanted, and where they are in it."""
+    sizes = [stop - start for ((start, stop),) in box]
+    axis = max(range(max(1, len(box) - 1)), key=sizes.__getitem__)
+    ((first, last),) = box[axis]
+    step = -(-(last - first) // wanted)
+    for start in range(first, last, step):
+        stop = min(start + step, last)
+        yield (
+            (*box[:axis], ((start, stop),), *box[axis + 1 :]),
+            _box([(start - first, stop - first)], len(box) - axis - 1),
+        )
+
+
+def _copy(array: NDArray[Any], place: tuple[tuple[int, int], ...], image: NDArray[Any], inputs: Box) -> None:
+    """Copy what an array, at its place in the whole input, has of some ranges, which are side by side in an image."""
+    along = [list(_shared(runs, *held)) for runs, held in zip(inputs, place, strict=True)]
+    for parts in itertools.product(*along):
+        image[_box([there for there, _ in parts])] = array[_box([here for _, here in parts])]
+
+
+def _shared(runs: Runs, start: int, stop: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """What ranges, put side by side, share with [start, stop): places there, and places from the start."""
+    at = 0
+    for a, b in runs:
+        first, last = max(a, start), min(b, stop)
+        if first < last:
+            yield (at + first - a, at + last - a), (first - start, last - start)
+        at += b - a
 
 
 def _rows(operator: ImageOperator, box: tuple[slice, ...]) -> Any:

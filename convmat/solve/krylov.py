@@ -293,7 +293,7 @@ class _Dask:
         even = [array.rechunk(array.chunksize) for array in arrays.values()]  # as zarr has them
         files = [self._file(self._store, name, array) for name, array in zip(arrays, even, strict=True)]
         writing = da.store(even, files, lock=False, compute=False) if even else None
-        _, *computed = dask.compute(writing, *numbers)
+        computed = dask.compute(*dask.persist(writing, *numbers))[1:]
         names = [f"cgls-{name}-{uuid.uuid4().hex}" for name in arrays]  # the same file, and not the same numbers
         kept = [da.from_zarr(file, name=name) for file, name in zip(files, names, strict=True)]
         return kept, list(map(float, computed))

@@ -178,16 +178,16 @@ def test_the_blocks_of_the_result_follow_those_of_the_input(stride):
     assert to_dask(A).apply(da.zeros((64, 32)), chunks=(8, 4)).chunksize == (8, 4)
 
 
-@pytest.mark.parametrize(("ndim", "most"), [(1, 3), (2, 5), (3, 7)])
+@pytest.mark.parametrize("ndim", [1, 2, 3])
 @pytest.mark.parametrize("way", ["forward", "transposed"])
-def test_a_block_takes_two_tasks_for_each_axis_and_one_more(ndim, most, way):
+def test_a_block_takes_two_tasks(ndim, way):
     side = 16 * 4
     A = CONV[ndim](np.ones((3,) * ndim), (side,) * ndim, padding=1, padding_mode="circular")
     D = to_dask(A if way == "forward" else A.T)
     x = da.zeros((side,) * ndim, chunks=16)
     y = D.apply(x)
     ours = len(y.dask.to_dict()) - len(x.dask.to_dict()) - 1  # one for the operator
-    assert ours <= most * y.npartitions
+    assert ours <= 2 * y.npartitions
 
 
 def test_the_operator_stands_in_the_graph_once():
@@ -217,15 +217,16 @@ def test_nothing_is_computed_before_it_is_asked_for():
 
 def test_inside_a_task_there_is_one_thread(monkeypatch):
     seen = []
-    of_block = scale._assembled
+    of_block = scale.cut
 
     def spy(*arguments):
         seen.append(threads.workers())
         return of_block(*arguments)
 
-    monkeypatch.setattr(scale, "_assembled", spy)
     monkeypatch.setenv("CONVMAT_NUM_THREADS", "3")
-    to_dask(convmat.Conv2d(np.ones((3, 3)), (20, 20))).apply(da.zeros((20, 20), chunks=10)).compute()
+    y = to_dask(convmat.Conv2d(np.ones((3, 3)), (20, 20))).apply(da.zeros((20, 20), chunks=10))
+    monkeypatch.setattr(scale, "cut", spy)
+    y.compute()
     assert set(seen) == {1}
     assert threads.workers() == 3
 
