@@ -214,8 +214,8 @@ class _Solve:
         largest, p, step = size if math.isnan(largest) else largest, z, 0
         while size > rtol**2 * largest and step < maxiter:
             q = engine.apply(self.A, p, r)
-            (p, q), (curvature, length) = engine.keep({"p": p, "q": q}, [inner(q, q), inner(p, p)])
-            curvature += self.damp**2 * length
+            (p, q), squares = engine.keep({"p": p, "q": q}, [inner(q, q)] + [inner(p, p)] * bool(self.damp))
+            curvature = squares[0] + (self.damp**2 * squares[1] if self.damp else 0)
             if curvature == 0:
                 break
             x, r = x + (gamma / curvature) * p, r - (gamma / curvature) * q
@@ -235,12 +235,11 @@ class _Solve:
         if self.damp:
             s = s - self.damp**2 * x
         z = s if self.M is None else self.engine.apply(self.M, s, s)
-        kept, numbers = self.engine.keep({"x": x, "r": r, "z": z}, [inner(s, z), inner(s, s), inner(r, r)])
-        if not all(map(math.isfinite, numbers)):
+        wanted = [inner(s, s), inner(r, r)] + ([] if self.M is None else [inner(s, z)])
+        (x, r, z), (size, residual, *other) = self.engine.keep({"x": x, "r": r, "z": z}, wanted)
+        if not all(map(math.isfinite, (size, residual, *other))):
             raise ValueError("y, x0 or the weight of A holds numbers that are not finite, or whose squares are not")
-        x, r, z = kept
-        gamma, size, residual = numbers
-        return x, r, z, gamma, size, residual
+        return x, r, z, other[0] if other else size, size, residual
 
 
 class _Numpy:
@@ -337,10 +336,14 @@ def _check_operator(name: str, A: Any) -> None:
 @blas_on_one_thread()
 def _inner(a: NDArray[Any], b: NDArray[Any]) -> float:
     """The real part of <a, b>, the products summed in double precision."""
-    a, b = a.reshape(-1), b.reshape(-1)
-    wide = np.result_type(a, np.float64)
-    pieces = (slice(start, start + _PIECE) for start in range(0, a.size, _PIECE))
-    return math.fsum(float(np.vdot(a[p].astype(wide, copy=False), b[p].astype(wide, copy=False)).real) for p in pieces)
+    first, second = a.reshape(-1), b.reshape(-1)
+    wide, found = np.result_type(a, np.float64), []
+    for start in range(0, first.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        left = first[piece].astype(wide, copy=False)
+        right = left if a is b else second[piece].astype(wide, copy=False)
+        found.append(float(np.vdot(left, right).real))
+    return math.fsum(found)
 
 
 def _inner_of_blocks(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
