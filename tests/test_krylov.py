@@ -225,3 +225,15 @@ def test_normal_operators_and_patches_have_blocks():
         assert relative(operator.apply(read), N.apply(x)[box]) < 1e-12
     with pytest.raises(TypeError, match="kind 'circulant' has no blocks"):
         preconditioner(A, 0.2, kind="circulant").block(box)
+
+
+@pytest.mark.slow
+def test_a_large_image_is_solved_on_dask_as_in_memory():
+    da = pytest.importorskip("dask.array")
+    k = np.add.outer(np.arange(25.0), np.arange(25.0) ** 2)
+    A = Conv2d(k / k.sum(), (8192, 8192), stride=4, padding=12, padding_mode="reflect")
+    y = A.apply(np.random.default_rng(0).random((8192, 8192)))
+    x, info = cgls(A, y, damp=0.01, rtol=0, maxiter=8)
+    found, same = cgls(to_dask(A), da.from_array(y, chunks=512), damp=0.01, rtol=0, maxiter=8)
+    assert (same.iterations, info.iterations) == (8, 8)
+    assert np.abs(found.compute() - x).max() <= 1e-10 * np.abs(x).max()
