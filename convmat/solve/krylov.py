@@ -180,6 +180,10 @@ class _Engine(Protocol):
         """A product; with the blocks of another array, if that is given."""
         ...
 
+    def plus(self, a: Any, factor: float, b: Any) -> Any:
+        """The sum a + factor b."""
+        ...
+
     def inner(self, a: Any, b: Any) -> Any:
         """The real part of <a, b>, in double precision; perhaps not computed yet."""
         ...
@@ -218,10 +222,10 @@ class _Solve:
             curvature = squares[0] + (self.damp**2 * squares[1] if self.damp else 0)
             if curvature == 0:
                 break
-            x, r = x + (gamma / curvature) * p, r - (gamma / curvature) * q
+            x, r = engine.plus(x, gamma / curvature, p), engine.plus(r, -gamma / curvature, q)
             before = gamma
             x, r, z, gamma, size, residual = self._gradient(x, r)
-            p = z + (gamma / before) * p
+            p = engine.plus(z, gamma / before, p)
             step += 1
             if callback is not None:
                 callback(x)
@@ -233,7 +237,7 @@ class _Solve:
         inner = self.engine.inner
         s = self.engine.apply(self.A.H, r, x)
         if self.damp:
-            s = s - self.damp**2 * x
+            s = self.engine.plus(s, -(self.damp**2), x)
         z = s if self.M is None else self.engine.apply(self.M, s, s)
         wanted = [inner(s, s), inner(r, r)] + ([] if self.M is None else [inner(s, z)])
         (x, r, z), (size, residual, *other) = self.engine.keep({"x": x, "r": r, "z": z}, wanted)
@@ -251,6 +255,9 @@ class _Numpy:
 
     def apply(self, A: Any, image: Any, like: Any = None) -> Any:
         return A.apply(image)
+
+    def plus(self, a: Any, factor: float, b: Any) -> Any:
+        return _plus(a, factor, b)
 
     def inner(self, a: Any, b: Any) -> float:
         return _inner(a, b)
@@ -273,6 +280,11 @@ class _Dask:
 
     def apply(self, A: Any, image: Any, like: Any = None) -> Any:
         return A.apply(image, chunks=None if like is None else like.chunks)
+
+    def plus(self, a: Any, factor: float, b: Any) -> Any:
+        import dask.array as da
+
+        return da.map_blocks(_plus, a, factor, b, dtype=a.dtype)
 
     def inner(self, a: Any, b: Any) -> Any:
         import dask.array as da
@@ -331,6 +343,13 @@ def _as_image(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any
 def _check_operator(name: str, A: Any) -> None:
     if not all(hasattr(A, word) for word in ("apply", "H", "input_shape", "output_shape")):
         raise TypeError(f"{name} is a {type(A).__name__}: it must be an operator of convmat, or to_dask of one")
+
+
+def _plus(a: NDArray[Any], factor: float, b: NDArray[Any]) -> NDArray[Any]:
+    """The sum a + factor b, with one new array."""
+    total = factor * b
+    total += a
+    return np.asarray(total)
 
 
 @blas_on_one_thread()
