@@ -19,6 +19,9 @@ from convmat.operators import (
     Crop,
     Diagonal,
     Downsample,
+    LocalConv1d,
+    LocalConv2d,
+    LocalConv3d,
     Pad,
     Rearrange,
     Separable,
@@ -27,6 +30,7 @@ from convmat.operators import (
     hstack,
     identity,
     simplify,
+    varying_blur,
     vstack,
 )
 from convmat.testing import check_adjoint
@@ -59,6 +63,9 @@ __all__ = [
     "Downsample",
     "Geometry",
     "Layer",
+    "LocalConv1d",
+    "LocalConv2d",
+    "LocalConv3d",
     "Pad",
     "Rearrange",
     "Separable",
@@ -87,6 +94,7 @@ __all__ = [
     "to_pylops",
     "to_pylops_mpi",
     "to_torch",
+    "varying_blur",
     "vstack",
 ]
 

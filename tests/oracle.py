@@ -80,6 +80,18 @@ def dense(weight, size, *, stride, padding, dilation, groups=1, padding_mode="ze
     return matrix.reshape(outs * math.prod(outputs), per_group * groups * math.prod(size))
 
 
+def dense_local(weight, size, **layer):
+    """The matrix of a convolution with a kernel for each output: of each, the rows of that output."""
+    ndim = len(size)
+    matrix = 0
+    for m in np.ndindex(weight.shape[-ndim:]):
+        of_one = dense(weight[(..., *m)], size, **layer)
+        rows = np.zeros((weight.shape[0] if weight.ndim > 2 * ndim else 1, *weight.shape[-ndim:]), dtype=bool)
+        rows[(slice(None), *m)] = True
+        matrix = matrix + np.where(rows.reshape(-1, 1), of_one, 0)
+    return matrix
+
+
 def pattern(weight_shape, size, **layer):
     """Which entries of the matrix are stored: those that some tap reads, whatever its weight."""
     return dense(np.ones(weight_shape, dtype=np.int64), size, **layer) != 0

@@ -149,7 +149,7 @@ class Trees:
     # leaves
 
     def leaf(self, shape):
-        kinds = ["diagonal", "diagonal", "rearrange", "separable", "index", "index", "convolution", "weights"]
+        kinds = ["diagonal", "diagonal", "rearrange", "separable", "index", "index", "convolution", "weights", "local"]
         return getattr(self, f"_{self.pick(*kinds, 'convolution', 'convolution')}")(shape)
 
     def _diagonal(self, shape):
@@ -226,6 +226,22 @@ class Trees:
         weight = self.numbers(kernel if channels is None else (channels, per_group, *kernel))
         matrix = oracle.dense_transpose(weight, size, extra=(0,) * len(size), **options)
         return CONV_TRANSPOSE[len(size)](weight, size, **options), matrix
+
+    def _local(self, shape):
+        """A kernel of its own for every output: the rows of as many convolutions."""
+        channels, size = self._axes(shape)
+        kernel, options = self._layer(len(size))
+        options["padding_mode"] = self.pick(*oracle.MODES)
+        kernel = kernel if channels is None else (self.integer(1, 2), channels, *kernel)
+        outputs = tuple(
+            oracle.output_size(*a, *p)
+            for *a, p in zip(
+                size, kernel[-len(size) :], options["stride"], options["dilation"], options["padding"], strict=True
+            )
+        )
+        weight = self.numbers((*kernel, *outputs))
+        local = {1: convmat.LocalConv1d, 2: convmat.LocalConv2d, 3: convmat.LocalConv3d}[len(size)]
+        return local(weight, size, **options), oracle.dense_local(weight, size, **options)
 
     def _weights(self, shape):
         """W -> A x, where the shape may be that of a weight."""

@@ -8,6 +8,7 @@
 `layers`, `resampling`        other linear layers; the matrices of an axis that is resampled
 `stencils`                    what of several convolutions is one
 `algebra`, `simplification`   operators made of operators, and equal ones of fewer parts
+`local`                       convolutions with a kernel of its own for every output; blur that varies
 `blocks`                      a box of the outputs of an operator, by itself
 ============================= =================================================================================
 """
@@ -40,6 +41,7 @@ from convmat.operators.convolution import (
 )
 from convmat.operators.factors import Crop, Downsample, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
+from convmat.operators.local import LocalConv, LocalConv1d, LocalConv2d, LocalConv3d, varying_blur
 from convmat.operators.simplification import simplify
 
 __all__ = [
@@ -61,6 +63,10 @@ __all__ = [
     "Downsample",
     "HStack",
     "ImageOperator",
+    "LocalConv",
+    "LocalConv1d",
+    "LocalConv2d",
+    "LocalConv3d",
     "Pad",
     "Rearrange",
     "Scaled",
@@ -72,5 +78,6 @@ __all__ = [
     "hstack",
     "identity",
     "simplify",
+    "varying_blur",
     "vstack",
 ]

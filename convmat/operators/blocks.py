@@ -21,10 +21,11 @@ from scipy.sparse import csr_array, issparse
 from convmat.geometry import Channels, Geometry, parse_box
 from convmat.matrix import in_columns
 from convmat.operators.algebra import BlockDiagonal, Chain, HStack, Scaled, Sum, VStack, reshaped
-from convmat.operators.base import Cutting, ImageOperator, _Conjugated, parts_of
+from convmat.operators.base import Cutting, ImageOperator, _Conjugated, _Transposed, parts_of
 from convmat.operators.convolution import Conv, Convolution, ConvTranspose
 from convmat.operators.factors import Crop, IndexMap, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
+from convmat.operators.local import LocalConv
 from convmat.parts import AxisPart, Runs, count, folds_nothing_into, giving, joined, places, reaching
 
 Box = tuple[Runs, ...]
@@ -121,6 +122,8 @@ def needs_whole(A: ImageOperator) -> str:
 
 
 def _rule(A: ImageOperator) -> Callable[[Any, Box], Cut] | None:
+    if isinstance(A, _Transposed) and not isinstance(parts_of(A)[0], LocalConv):
+        return None
     return next((RULES[kind] for kind in type(A).__mro__ if kind in RULES), None)
 
 
@@ -222,13 +225,28 @@ def _spatial(geometry: Geometry, box: Box, transpose: bool) -> tuple[list[AxisPa
 
 
 def _convolution(A: Convolution, box: Box) -> Cut:
-    transpose = isinstance(A, ConvTranspose)
-    geometry = A.geometry
+    return _of_geometry(
+        A.geometry, box, isinstance(A, ConvTranspose), lambda geometry, chosen, _: A.part(geometry, chosen)
+    )
+
+
+def _local(A: LocalConv, box: Box) -> Cut:
+    return _of_geometry(A.geometry, box, False, A.part)
+
+
+def _transposed(A: _Transposed, box: Box) -> Cut:
+    (of,) = parts_of(A)
+    assert isinstance(of, LocalConv)
+    return _of_geometry(of.geometry, box, True, lambda *part: of.part(*part).T)
+
+
+def _of_geometry(geometry: Geometry, box: Box, transpose: bool, part: Callable[..., ImageOperator]) -> Cut:
+    """The cut of what has a geometry, by a function: (its part, of the weight, outputs) -> the operator of a part."""
     parts, channels, kept = _spatial(geometry, box, transpose)
     made, sources = [], []
     for chosen, weight in _channels(geometry, channels, transpose):
         narrowed = geometry.narrowed(parts, chosen)
-        made.append(A.part(narrowed, weight))
+        made.append(part(narrowed, weight, [along.outputs for along in parts]))
         sources.append(chosen.out_channels if transpose else chosen.in_channels)
     taken = tuple(part.outputs if transpose else part.inputs for part in parts)
     operator = made[0] if len(made) == 1 else BlockDiagonal(*made)
@@ -442,6 +460,8 @@ def _side_by_side(
 RULES: dict[type[ImageOperator], Callable[[Any, Box], Cut]] = {
     Conv: _convolution,
     ConvTranspose: _convolution,
+    LocalConv: _local,
+    _Transposed: _transposed,
     IndexMap: _index_map,
     Diagonal: _diagonal,
     Separable: _separable,

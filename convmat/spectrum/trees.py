@@ -19,6 +19,7 @@ from convmat.operators.base import ImageOperator, _Conjugated, _Derived, _Transp
 from convmat.operators.convolution import Convolution
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange, Separable
+from convmat.operators.local import LocalConv
 from convmat.operators.simplification import times
 from convmat.operators.weights import _WeightMap
 from convmat.products import Products
@@ -36,7 +37,7 @@ def numbers_of(A: ImageOperator) -> tuple[NDArray[Any], ...]:
 
     Of a sum or a stack, which is linear in all parts together, there are none.
     """
-    if isinstance(A, Convolution):
+    if isinstance(A, Convolution | LocalConv):
         return (A.weight,)
     if isinstance(A, Diagonal):
         return (A.values,)
@@ -51,6 +52,8 @@ def rebuilt(A: ImageOperator, numbers: Numbers, parts: Parts) -> ImageOperator:
     """The same kind of operator with other numbers and parts."""
     if isinstance(A, Convolution):
         return type(A)._of(Products(A.geometry, as_weight(numbers[0]), A._products.asked))
+    if isinstance(A, LocalConv):
+        return type(A)._of(A.geometry, numbers[0])
     if isinstance(A, Diagonal):
         return Diagonal(numbers[0], A.input_shape)
     if isinstance(A, Separable):
@@ -98,7 +101,7 @@ def _equal(m: Any, n: Any) -> bool:
     return bool((m.tocsr() != n.tocsr()).nnz == 0) if issparse(m) else np.array_equal(m, n)
 
 
-_KNOWN = (Convolution, Diagonal, Separable, Rearrange, IndexMap, Scaled, Chain, Sum, Blocks)
+_KNOWN = (Convolution, LocalConv, Diagonal, Separable, Rearrange, IndexMap, Scaled, Chain, Sum, Blocks)
 
 
 def half_of(A: ImageOperator) -> ImageOperator | None:
@@ -165,7 +168,7 @@ def _near(values: NDArray[Any]) -> tuple[NDArray[Any], int | None]:
 
 
 def in_double(A: ImageOperator) -> ImageOperator:
-    """The operator with exactly these numbers in double precision; one that is not of this package, by its matrix."""
+    """The operator with exactly these numbers in double precision; one without a bound of its own, by its matrix."""
     if isinstance(A, IndexMap):
         return type(A)._of(A.geometry, np.dtype(np.float64))
     if isinstance(A, Rearrange):
@@ -177,7 +180,7 @@ def in_double(A: ImageOperator) -> ImageOperator:
         return of if of.dtype.kind != "c" else of._adjoint()._transpose()
     if isinstance(A, Scaled):
         return Scaled(A.factor, in_double(A.of))
-    if not isinstance(A, _KNOWN):
+    if not isinstance(A, _KNOWN) or isinstance(A, LocalConv):
         _check_matrix(A)
         stored = Separable(A.shape[1], [A.tosparse()])
         return in_double(reshaped(stored, A.input_shape, A.output_shape))
@@ -204,7 +207,7 @@ def check_finite(A: ImageOperator) -> None:
         If a number in the tree is one of these.
     """
     if not all(np.isfinite(values).all() for values in numbers_of(A)):
-        what = "weight" if isinstance(A, Convolution) else type(A).__name__
+        what = "weight" if isinstance(A, Convolution | LocalConv) else type(A).__name__
         raise ValueError(f"A has a {what} with NaN or infinite entries: it has no singular values")
     for part in parts_of(A):
         check_finite(part)

@@ -35,6 +35,10 @@ from convmat.operators import (
     Downsample,
     HStack,
     ImageOperator,
+    LocalConv,
+    LocalConv1d,
+    LocalConv2d,
+    LocalConv3d,
     Pad,
     Rearrange,
     Scaled,
@@ -246,6 +250,22 @@ def _weight_map(made: type[WeightOperator] | type[TransposeWeightOperator]) -> K
     return Kind(made, make, ("image", "weight_shape", *_GEOMETRY), values)
 
 
+def _local(made: type[LocalConv]) -> Kind:
+    def values(of: LocalConv) -> dict[str, Any]:
+        return {"weight": of.weight, **_geometry_values(of.geometry)}
+
+    def make(weight: NDArray[Any], **fields: Any) -> LocalConv:
+        dims = made._ndim
+        if weight.ndim not in (2 * dims, 2 * dims + 2):
+            raise ValueError(f"weight has shape {weight.shape}, which is none of a {made.__name__}")
+        geometry = _geometry(weight.shape[:-dims], **fields)
+        if geometry.ndim != dims or geometry.output_size != weight.shape[-dims:]:
+            raise ValueError(f"weight has shape {weight.shape}: it must end in the output size {geometry.output_size}")
+        return made._of(geometry, weight)
+
+    return Kind(made, make, ("weight", *_GEOMETRY), values)
+
+
 # %% Other layers
 
 
@@ -324,6 +344,7 @@ KINDS: dict[str, Kind] = {
         for made in (Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, Correlate)
     },
     **{made.__name__: _index_map(made) for made in (Pad, Crop, Downsample, Upsample)},
+    **{made.__name__: _local(made) for made in (LocalConv1d, LocalConv2d, LocalConv3d)},
     **{made.__name__: _weight_map(made) for made in (WeightOperator, TransposeWeightOperator)},
     "Diagonal": Kind(Diagonal, Diagonal, ("values", "input_shape")),
     "Rearrange": Kind(
