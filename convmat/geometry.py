@@ -23,6 +23,8 @@ from convmat.taps import EXTENSIONS, Axis
 IntOrTuple = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 Pair = tuple[int, int]
+PaddingMode = str | tuple[str, ...]
+Modes = str | Sequence[str]
 
 _LARGEST = 2**62
 """Sizes and matrix shapes stay below this, so that 64-bit index arithmetic cannot overflow."""
@@ -48,7 +50,8 @@ class Geometry:
     stride, dilation : tuple of int
     padding : tuple of (int, int)
         (lo, hi) per axis; a negative entry crops.
-    padding_mode : str
+    padding_mode : str or tuple of str
+        One word, or one for each axis where they differ.
     groups, in_channels, out_channels : int
     channels : bool
         Whether images have a channel axis; without one, both channel counts are 1.
@@ -69,7 +72,7 @@ class Geometry:
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     padding: tuple[Pair, ...]
-    padding_mode: str
+    padding_mode: PaddingMode
     groups: int
     in_channels: int
     out_channels: int
@@ -88,12 +91,17 @@ class Geometry:
         return len(self.input_size)
 
     @property
+    def modes(self) -> tuple[str, ...]:
+        """The padding mode of each axis."""
+        return (self.padding_mode,) * self.ndim if isinstance(self.padding_mode, str) else self.padding_mode
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
         """One `Axis` per spatial axis."""
         return tuple(
-            Axis(n, k, s, d, lo, hi, self.padding_mode)
-            for n, k, s, d, (lo, hi) in zip(
-                self.input_size, self.kernel_size, self.stride, self.dilation, self.padding, strict=True
+            Axis(n, k, s, d, lo, hi, mode)
+            for n, k, s, d, (lo, hi), mode in zip(
+                self.input_size, self.kernel_size, self.stride, self.dilation, self.padding, self.modes, strict=True
             )
         )
 
@@ -145,7 +153,7 @@ class Geometry:
             input_size=tuple(part.axis.size for part in axes),
             output_size=tuple(part.axis.output for part in axes),
             padding=tuple((part.axis.lo, part.axis.hi) for part in axes),
-            padding_mode=axes[0].axis.mode,
+            padding_mode=one_or_each([part.axis.mode for part in axes]),
             groups=channels.groups,
             in_channels=channels.in_channels[1] - channels.in_channels[0],
             out_channels=channels.out_channels[1] - channels.out_channels[0],
@@ -179,7 +187,7 @@ class Geometry:
         lines = [
             ("convolution", f"{channels}kernel {_x(self.kernel_size)}{' (flipped)' if self.flip else ''}, stride "
                             f"{_x(self.stride)}, dilation {_x(self.dilation)}{groups}"),
-            ("padding", f"{self.asked}, mode {self.padding_mode}: (lo, hi) = {padding}"),
+            ("padding", f"{self.asked}, mode {in_words(self)}: (lo, hi) = {padding}"),
             ("input", f"{_x(self.input_size)}"),
             ("output", f"{_x(self.output_size)}"),
             ("never read", samples if counted else "not counted: too many reads to look at"),
@@ -207,6 +215,16 @@ class Geometry:
             None where counting would take long.
         """
         return entries_in_cells(self, row_edges, column_edges) if counted_quickly(self) else None
+
+
+def one_or_each(modes: Sequence[str]) -> PaddingMode:
+    """One word for all axes, if they have the same."""
+    return modes[0] if len(set(modes)) == 1 else tuple(modes)
+
+
+def in_words(geometry: Geometry) -> str:
+    """The padding mode, of each axis where they differ."""
+    return geometry.padding_mode if isinstance(geometry.padding_mode, str) else " x ".join(geometry.padding_mode)
 
 
 @dataclass(frozen=True)
@@ -290,7 +308,7 @@ def conv_geometry(
     padding: Padding = 0,
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: Modes = "zeros",
     flip: bool = False,
     ndim: int | None = None,
 ) -> Geometry:
@@ -316,7 +334,7 @@ def conv_transpose_geometry(
     output_size: IntOrTuple | None = None,
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: Modes = "zeros",
     flip: bool = False,
     ndim: int | None = None,
 ) -> Geometry:
@@ -442,7 +460,7 @@ class _Layer:
     in_channels: int
     out_channels: int
     channels: bool
-    padding_mode: str
+    padding_mode: PaddingMode
     flip: bool
 
     @classmethod
@@ -453,7 +471,7 @@ class _Layer:
         stride: IntOrTuple,
         dilation: IntOrTuple,
         groups: int,
-        padding_mode: str,
+        padding_mode: Modes,
         flip: bool,
     ) -> _Layer:
         if len(weight_shape) not in (dims, dims + 2):
@@ -465,10 +483,15 @@ class _Layer:
             raise ValueError(f"weight has shape {weight_shape}: every axis must have at least 1 entry")
         channels = len(weight_shape) == dims + 2
         groups = _int("groups", groups, least=1)
-        if not isinstance(padding_mode, str):
-            raise TypeError(f"padding_mode={padding_mode!r} must be a word: {_words(EXTENSIONS)}")
-        if padding_mode not in EXTENSIONS:
-            _fail("padding_mode", padding_mode, f"must be one of {_words(EXTENSIONS)}")
+        modes = padding_mode if _is_list(padding_mode) else (padding_mode,) * dims
+        if not all(isinstance(mode, str) for mode in modes):
+            raise TypeError(
+                f"padding_mode={padding_mode!r} must be a word, or one per spatial axis: {_words(EXTENSIONS)}"
+            )
+        if len(modes) != dims:
+            _fail("padding_mode", padding_mode, f"must be a word or have one per spatial axis, {dims}")
+        if not set(modes) <= set(EXTENSIONS):
+            _fail("padding_mode", padding_mode, f"must be one of {_words(EXTENSIONS)}, or one of them per spatial axis")
         if not isinstance(flip, bool | np.bool_):
             raise TypeError(f"flip={flip!r} must be True or False")
         out_channels, per_group = weight_shape[:2] if channels else (1, 1)
@@ -483,7 +506,7 @@ class _Layer:
             in_channels=per_group * groups,
             out_channels=out_channels,
             channels=channels,
-            padding_mode=padding_mode,
+            padding_mode=one_or_each([str(mode) for mode in modes]),
             flip=bool(flip),
         )
 

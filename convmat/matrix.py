@@ -25,6 +25,7 @@ from convmat.geometry import (
     Channels,
     Geometry,
     IntOrTuple,
+    Modes,
     Padding,
     as_weight,
     conv_geometry,
@@ -50,7 +51,7 @@ def conv_matrix(
     padding: Padding = 0,
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: Modes = "zeros",
     flip: bool = False,
     rows: slice | Sequence[slice] | None = None,
     format: str = "csr",
@@ -74,7 +75,7 @@ def conv_matrix(
         (output size ceil(N / s), as ONNX).
     groups : int
         Divides the channels into groups that do not mix.
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
     flip : bool
         Flip the kernel on every spatial axis: the true convolution.
     rows : slice or tuple of slice, optional
@@ -141,7 +142,7 @@ def conv_transpose_matrix(
     output_size: IntOrTuple | None = None,
     dilation: IntOrTuple = 1,
     groups: int = 1,
-    padding_mode: str = "zeros",
+    padding_mode: Modes = "zeros",
     flip: bool = False,
     format: str = "csr",
 ) -> csr_array:

@@ -58,19 +58,22 @@ def _flipped(weight, ndim, flip):
     return mirrored
 
 
+def of_each_axis(padding_mode, ndim):
+    """The padding modes, of one word for all axes or one for each."""
+    return (padding_mode,) * ndim if isinstance(padding_mode, str) else padding_mode
+
+
 def dense(weight, size, *, stride, padding, dilation, groups=1, padding_mode="zeros", flip=False):
     """The matrix of a convolution: one row per output, one addition per tap. `padding` is in (lo, hi) pairs."""
     ndim = len(size)
     kernel = _flipped(weight, ndim, flip)
     outs, per_group, *taps = kernel.shape
+    modes = of_each_axis(padding_mode, ndim)
     outputs = [output_size(*a, *p) for *a, p in zip(size, taps, stride, dilation, padding, strict=True)]
     matrix = np.zeros((outs, *outputs, per_group * groups, *size), dtype=np.result_type(kernel, np.int8))
     for m in itertools.product(*map(range, outputs)):
         for k in itertools.product(*map(range, taps)):
-            at = [
-                source(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], padding_mode)
-                for a in range(ndim)
-            ]
+            at = [source(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], modes[a]) for a in range(ndim)]
             if None in at:
                 continue
             for o in range(outs):
@@ -104,6 +107,7 @@ def dense_transpose(weight, size, *, stride, padding, dilation, extra, groups=1,
     ndim = len(size)
     kernel = _flipped(weight, ndim, flip)
     ins, per_group, *taps = kernel.shape
+    modes = of_each_axis(padding_mode, ndim)
     outputs = [
         (size[a] - 1) * stride[a] + dilation[a] * (taps[a] - 1) + 1 - sum(padding[a]) + extra[a] for a in range(ndim)
     ]
@@ -113,7 +117,7 @@ def dense_transpose(weight, size, *, stride, padding, dilation, extra, groups=1,
         for m in itertools.product(*map(range, size)):
             for k in itertools.product(*map(range, taps)):
                 stamp = [m[a] * stride[a] + k[a] * dilation[a] - padding[a][0] for a in range(ndim)]
-                at = [source(i, n, padding_mode) for i, n in zip(stamp, outputs, strict=True)]
+                at = [source(i, n, mode) for i, n, mode in zip(stamp, outputs, modes, strict=True)]
                 if None in at:
                     continue
                 for o in range(per_group):

@@ -91,7 +91,7 @@ def test_what_is_no_integer_within_a_pair_is_a_type_error(build, pair):
     refused(TypeError, build, W, SIZE, padding=value, fragments=[f"padding={value!r}", "must be an integer"])
 
 
-@pytest.mark.parametrize("value", [1, None, 2.5, ("zeros",), Odd()], ids=repr)
+@pytest.mark.parametrize("value", [1, None, 2.5, ("zeros", 1), Odd()], ids=repr)
 @each_builder
 def test_a_padding_mode_that_is_no_word_is_a_type_error(build, value):
     refused(TypeError, build, W, SIZE, padding_mode=value, fragments=[f"padding_mode={value!r}", "'reflect'"])

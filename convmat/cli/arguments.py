@@ -107,6 +107,12 @@ class Layer:
         return cls(geometry, transposed, A.weight, 0, {name: getattr(geometry, name) for name in names} | sizes)
 
 
+def _modes(words: str) -> str | list[str]:
+    """A padding mode, or one per axis with commas between them."""
+    modes = words.split(",")
+    return modes if len(modes) > 1 else words
+
+
 def add_operator(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe a layer, and the file that may take their place."""
     parser.add_argument("file", nargs="?", type=Path, metavar="FILE",
@@ -128,7 +134,8 @@ def add_geometry(parser: argparse.ArgumentParser, *, required: bool = True) -> N
                          help="1, per axis 1,2 or 1x2, (lo, hi) pairs 0:1,0:1 (a negative number crops), or one of "
                               "same, valid, full, same_upper, same_lower")  # fmt: skip
     options.add_argument("--dilation", type=sizes, default=1, metavar="D", help="one number, or one per axis")
-    options.add_argument("--padding-mode", default="zeros", metavar="MODE", help=", ".join(EXTENSIONS))
+    options.add_argument("--padding-mode", default="zeros", type=_modes, metavar="MODE",
+                         help=", ".join(EXTENSIONS) + "; or one per axis, circular,reflect")  # fmt: skip
     options.add_argument("--channels", type=channels, metavar="IN,OUT", help="channels; without them there is no axis")
     options.add_argument("--in-channels", type=int, metavar="IN", help="the same, one by one")
     options.add_argument("--out-channels", type=int, metavar="OUT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from convmat.geometry import Geometry
+from convmat.geometry import Geometry, in_words
 
 NO_BREAK = "\u00a0"
 
@@ -45,7 +45,7 @@ def _sum(geometry: Geometry) -> str:
     over = ", ".join(f"{name}{NO_BREAK}<{NO_BREAK}{count}" for name, count in counts)
     weight = _at("W", [*["o", "c"] * geometry.channels, *_taps(geometry)])
     image = _at("x~" if _padded(geometry) else "x", [*[channel] * geometry.channels, *_reads(geometry)])
-    notes = [f"x~ is x extended by padding_mode '{geometry.padding_mode}'"] * _padded(geometry)
+    notes = [f"x~ is x extended by padding_mode '{in_words(geometry)}'"] * _padded(geometry)
     notes += [f"g = {_group(geometry.out_channels, geometry.groups, 'o')}"] * (geometry.groups > 1)
     return "; ".join([f"{_at('y', _indices(geometry, 'o', 'm'))} = sum over {over} of {weight} {image}", *notes])
 
@@ -54,7 +54,7 @@ def _transposed_sum(geometry: Geometry) -> str:
     """y[c, n] = sum of W[o, c, k] x[o, m] over all o, m, k by which the convolution reads n."""
     per_group = geometry.in_channels // geometry.groups
     channel = "c" if geometry.groups == 1 else f"c - {_times(per_group, 'g')}"
-    folded = geometry.padding_mode != "zeros" and _padded(geometry)
+    folded = set(geometry.modes) != {"zeros"} and _padded(geometry)
     weight = _at("W", [*["o", channel] * geometry.channels, *_taps(geometry)])
     image, result = _at("x", _indices(geometry, "o", "m")), _at("y", _indices(geometry, "c", "n"))
     over = ", ".join([*["o"] * geometry.channels, *(f"m{a}, k{a}" for a in range(geometry.ndim))])
@@ -63,7 +63,7 @@ def _transposed_sum(geometry: Geometry) -> str:
         out_group, in_group = (_group(n, geometry.groups, name)
                                for n, name in ((geometry.out_channels, "o"), (geometry.in_channels, "c")))  # fmt: skip
         reads.append(f"{out_group} = {in_group} = g")
-    notes = [f"e: where padding_mode '{geometry.padding_mode}' takes the sample from"] * folded
+    notes = [f"e: where padding_mode '{in_words(geometry)}' takes the sample from"] * folded
     return "; ".join([f"{result} = sum of {weight} {image} over all {over} with {', '.join(reads)}", *notes])
 
 

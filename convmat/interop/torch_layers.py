@@ -111,7 +111,7 @@ def _one_for_all(value: Any) -> Any:
 def _with_torchs_border(A: _Padded) -> _Padded:
     """The operator, if its border is one that PyTorch takes: there, nothing folds or wraps twice."""
     geometry = A.geometry
-    kept = {"reflect": 1, "circular": 0}.get(geometry.padding_mode)
+    kept = {"reflect": 1, "circular": 0}.get(geometry.modes[0])
     if kept is not None:
         most = tuple(n - kept for n in geometry.input_size)
         if any(max(pair) > m for pair, m in zip(geometry.padding, most, strict=True)):

@@ -215,8 +215,9 @@ def _spatial(geometry: Geometry, box: Box, transpose: bool) -> tuple[list[AxisPa
     """The parts of the axes, the channels and what is kept of them."""
     channels, along = (box[0], box[1:]) if geometry.channels else (((0, 1),), box)
     axes = geometry.axes
-    if transpose and all(map(folds_nothing_into, axes, along)):
-        axes = tuple(replace(axis, mode="zeros") for axis in axes)
+    if transpose:
+        bare = map(folds_nothing_into, axes, along)
+        axes = tuple(replace(axis, mode="zeros") if plain else axis for axis, plain in zip(axes, bare, strict=True))
     parts = list(map(reaching if transpose else giving, axes, along))
     hull = (channels[0][0], channels[-1][1])
     kept = places(channels, ((0, hull[1] - hull[0]),), (hull,))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from numpy.typing import ArrayLike, NDArray
 
 from convmat import matrix
-from convmat.geometry import Geometry, IntOrTuple, Padding, as_weight, conv_geometry, conv_transpose_geometry
+from convmat.geometry import Geometry, IntOrTuple, Modes, Padding, as_weight, conv_geometry, conv_transpose_geometry
 from convmat.operators.base import ImageOperator
 from convmat.operators.factors import Crop, Downsample, Pad, Upsample
 from convmat.operators.weights import TransposeWeightOperator, WeightOperator
@@ -116,7 +116,7 @@ class Conv(Convolution):
         padding: Padding = 0,
         dilation: IntOrTuple = 1,
         groups: int = 1,
-        padding_mode: str = "zeros",
+        padding_mode: Modes = "zeros",
         flip: bool = False,
         method: str = "auto",
     ) -> None:
@@ -238,7 +238,7 @@ class ConvTranspose(Convolution):
         output_size: IntOrTuple | None = None,
         dilation: IntOrTuple = 1,
         groups: int = 1,
-        padding_mode: str = "zeros",
+        padding_mode: Modes = "zeros",
         flip: bool = False,
         method: str = "auto",
     ) -> None:
@@ -371,7 +371,7 @@ class Conv2d(Conv):
         "same" (stride 1), "full", "same_upper", "same_lower" (output size ceil(N / s), as ONNX).
     groups : int
         Divides the channels into groups that do not mix.
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
     flip : bool
         Flip the kernel on every spatial axis: the true convolution, not the cross-correlation.
     method : {"auto", "measure", "pointwise", "matrix", "direct", "gemm", "fft", "separable"}

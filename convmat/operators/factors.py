@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from convmat import matrix
-from convmat.geometry import Geometry, IntOrTuple, Padding, as_weight, conv_geometry, conv_transpose_geometry
+from convmat.geometry import Geometry, IntOrTuple, Modes, Padding, as_weight, conv_geometry, conv_transpose_geometry
 from convmat.operators.base import ImageOperator
 from convmat.products.padding import extend, fold
 
@@ -98,7 +98,7 @@ class Pad(_Down):
     ----------
     input_size : int or tuple of int
     padding : int, tuple of int, tuple of (lo, hi) pairs
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
     channels : int, optional
         The size of the channel axis in front; without it, images have none.
     dtype : dtype
@@ -133,7 +133,7 @@ class Pad(_Down):
         input_size: IntOrTuple,
         padding: Padding,
         *,
-        padding_mode: str = "zeros",
+        padding_mode: Modes = "zeros",
         channels: int | None = None,
         dtype: DTypeLike = np.float64,
     ) -> None:
@@ -175,7 +175,7 @@ class Crop(_Up):
         input_size: IntOrTuple,
         padding: Padding,
         *,
-        padding_mode: str = "zeros",
+        padding_mode: Modes = "zeros",
         channels: int | None = None,
         dtype: DTypeLike = np.float64,
     ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 
-from convmat.geometry import Geometry, IntOrTuple, Padding, as_weight, conv_geometry
+from convmat.geometry import Geometry, IntOrTuple, Modes, Padding, as_weight, conv_geometry
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators.algebra import Sum
 from convmat.operators.base import ImageOperator
@@ -39,7 +39,7 @@ class LocalConv(ImageOperator):
         padding: Padding = 0,
         dilation: IntOrTuple = 1,
         groups: int = 1,
-        padding_mode: str = "zeros",
+        padding_mode: Modes = "zeros",
         flip: bool = False,
     ) -> None:
         kernels = as_weight(weight)
@@ -223,7 +223,7 @@ class LocalConv2d(LocalConv):
     padding : int, tuple of int, tuple of (lo, hi) pairs, or str
         As for `Conv2d`.
     groups : int
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
     flip : bool
         Flip each kernel on every spatial axis.
 

@@ -148,7 +148,7 @@ def _as_convolution(A: ImageOperator, like: Geometry | None) -> Conv | None:
         ones = np.ones(g.weight_shape, dtype=A.dtype)
         if A.input_shape == g.input_shape and not isinstance(A, Crop):
             return _convolution(g, g.kernel(ones), g.axes, g.output_size)
-        if isinstance(A, Crop) and g.padding_mode == "zeros":
+        if isinstance(A, Crop) and set(g.modes) == {"zeros"}:
             axes = [Axis(a.padded, 1, lo=-a.lo, hi=-a.hi) for a in g.axes]
             return _convolution(g, g.kernel(ones), axes, g.input_size)
         return None
@@ -165,13 +165,15 @@ def _as_convolution(A: ImageOperator, like: Geometry | None) -> Conv | None:
 
 
 def _turned(A: ConvTranspose) -> Conv | None:
-    """The transpose of a convolution of stride 1 that reads zeros, or a torus, is one with the flipped kernel."""
+    """The transpose of a convolution of stride 1 that reads zeros, or a circle, is one with the flipped kernel."""
     g = A.geometry
-    torus = g.padding_mode == "circular" and g.input_size == g.output_size
-    if set(g.stride) != {1} or not (torus or all(a.mode == "zeros" or a.reads_no_padding for a in g.axes)):
+    circles = [axis.mode == "circular" and axis.size == axis.output for axis in g.axes]
+    plain = (circle or a.mode == "zeros" or a.reads_no_padding for circle, a in zip(circles, g.axes, strict=True))
+    if set(g.stride) != {1} or not all(plain):
         return None
     kernel = _swapped(np.flip(g.kernel(A.weight), axis=tuple(range(2, 2 + g.ndim))), g.groups)
-    axes = [replace(axis.turned(), mode="circular" if torus else "zeros") for axis in g.axes]
+    modes = ("circular" if circle else "zeros" for circle in circles)
+    axes = [replace(axis.turned(), mode=mode) for axis, mode in zip(g.axes, modes, strict=True)]
     return _make(kernel, axes, g.input_size, g.groups, g.channels, A._products.asked)
 
 
@@ -201,7 +203,7 @@ def _make(
         padding=tuple((a.lo, a.hi) for a in axes),
         dilation=tuple(a.dilation for a in axes),
         groups=groups,
-        padding_mode=modes.pop() if modes else "zeros",
+        padding_mode=[axis.mode for axis in axes] if len(modes) > 1 else modes.pop() if modes else "zeros",
     )
     return {1: Conv1d, 2: Conv2d, 3: Conv3d}[len(axes)]._of(Products(geometry, weight, method))
 

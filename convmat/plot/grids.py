@@ -262,11 +262,12 @@ def _titles(scene: Scene) -> tuple[str, str, str]:
     geometry = scene.layer.geometry
     kernel, ins, outs = (" x ".join(map(str, size)) for size in (geometry.kernel_size, *scene.sizes))
     kinds = set(scene.input.kinds.reshape(-1).tolist())
+    modes = dict.fromkeys(geometry.modes) if isinstance(geometry.padding_mode, str) else geometry.padding_mode
     if scene.layer.transposed:
         words = ["between"] * (HOLE in kinds) + ["around"] * (BORDER in kinds)
         around = f"zeros {' and '.join(words)}" if words else ""
     else:
-        around = f"{geometry.padding_mode.removesuffix('s')} padding" if kinds & {COPY, BORDER} else ""
+        around = f"{' x '.join(mode.removesuffix('s') for mode in modes)} padding" if kinds & {COPY, BORDER} else ""
     steps = {"stride": () if scene.layer.transposed else geometry.stride, "dilation": geometry.dilation}
     details = [f"{name} {_by_axis(sizes)}" for name, sizes in steps.items() if max(sizes, default=1) > 1]
     return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -81,10 +82,14 @@ class Fft:
         """A^T y for a batch of images (batch, C_out, M_1..M_D)."""
         geometry, (groups, outs, ins) = self._geometry, self._shape
         x = np.empty((len(y), geometry.in_channels, *geometry.input_size), dtype=y.dtype)
-        # what goes to a border is folded back at the end; into zeros it is lost
-        bare = all(axis.sends_nothing_back for axis in self._axes)
-        into = self._axes if bare else tuple(Axis(axis.padded, 1, axis.stride) for axis in self._axes)
-        sent = x if bare else np.empty((*x.shape[:2], *(axis.size for axis in into)), dtype=y.dtype)
+        # what goes to a border is folded back at the end; along an axis where it is lost, only samples are computed
+        lost = [axis.sends_nothing_back for axis in self._axes]
+        into = [a if bare else Axis(a.padded, 1, a.stride) for a, bare in zip(self._axes, lost, strict=True)]
+        folded = [replace(a, lo=0, hi=0) if bare else a for a, bare in zip(self._axes, lost, strict=True)]
+        cropped = any(axis.lo < 0 or axis.hi < 0 for axis in self._axes)  # what that leaves out is read by nobody
+        sent = x if all(lost) else np.empty((*x.shape[:2], *(axis.size for axis in into)), dtype=y.dtype)
+        if cropped:
+            sent[...] = 0
         plain = [axis.outgoing() for axis in self._axes]
 
         def tile(scratch: Scratch, image: int, start: tuple[int, ...]) -> None:
@@ -106,12 +111,11 @@ class Fft:
                     inside.append(slice(first, last))
                 sent[image][tuple(target)] = parts[tuple(inside)]
 
-        if not bare or any(axis.lo < 0 or axis.hi < 0 for axis in self._axes):
-            x[...] = 0  # what a crop leaves out is read by nobody
         self._run(tile, len(y), [axis.sent for axis in self._axes])
-        if not bare:
+        if sent is not x:
+            x[...] = 0
             for piece, image in zip(sent, x, strict=True):
-                fold(piece, self._axes, 0, image)
+                fold(piece, folded, 0, image)
         return x
 
     def _run(self, tile: Any, images: int, ranges: list[tuple[int, int]]) -> None:

@@ -186,7 +186,8 @@ _ARRAY = re.compile(r"\w+\(\[[-\d,\[\] \n]*\](,[ \n]+dtype=\w+)?\)", re.ASCII)
 
 def _geometry_values(geometry: Geometry) -> dict[str, Any]:
     return {name: getattr(geometry, name) for name in _GEOMETRY if name != "padding_as_given"} | {
-        "padding_as_given": geometry.asked
+        "padding_as_given": geometry.asked,
+        "padding_mode": geometry.padding_mode if isinstance(geometry.padding_mode, str) else ",".join(geometry.modes),
     }
 
 
@@ -195,6 +196,8 @@ def _geometry(weight_shape: tuple[int, ...], *, padding: list[Any], padding_as_g
     given, pairs = padding_as_given, tuple(map(tuple, padding))
     if not (given.isascii() and given.isprintable()) and not _ARRAY.fullmatch(given):
         raise ValueError(f"padding_as_given={given!r} must be printable ASCII")
+    modes = options.pop("padding_mode").split(",")
+    options["padding_mode"] = modes[0] if len(modes) == 1 else modes
     geometry = conv_geometry(weight_shape, padding=_CEILING.get(given, pairs), **options)
     if geometry.padding != pairs:
         raise ValueError(f"padding={pairs} must be that of padding_as_given={given}, {geometry.padding}")
