@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import convmat
-from convmat import Conv1d, Conv2d, cgls, preconditioner, to_dask, vstack
+from convmat import Conv1d, Conv2d, Separable, cgls, preconditioner, to_dask, vstack
 
 
 def numbers(rng, shape, dtype=float):
@@ -201,10 +201,14 @@ class TestDask:
         assert relative(found.compute(), x) < 1e-10
         assert {path.name[0] for path in (tmp_path / "vectors").iterdir()} == set("xrzpq")
 
-    def test_an_operator_on_numpy_arrays_is_sent_to_to_dask(self):
+    def test_operators_on_numpy_arrays_become_operators_on_blocks(self):
         A, y = problem()
-        with pytest.raises(TypeError, match=r"to_dask\(A\)"):
-            cgls(A, self.da.from_array(y))
+        M = preconditioner(A, 0.3, kind="schwarz")
+        x, _ = cgls(A, y, damp=0.3, rtol=1e-10, preconditioner=M)
+        found, _ = cgls(A, self.da.from_array(y, chunks=(2, 4, 3)), damp=0.3, rtol=1e-10, preconditioner=M)
+        assert relative(found.compute(), x) < 1e-9
+        with pytest.raises(TypeError, match="cannot be cut into blocks"):
+            cgls(Separable((2, 2), [np.eye(2), np.eye(2)]), self.da.ones((2, 2)))
 
     def test_what_is_not_finite_is_told(self):
         A, y = problem()

@@ -85,7 +85,7 @@ def cgls(
     Parameters
     ----------
     A : ImageOperator or DaskOperator
-        ``to_dask(A)`` for data in dask arrays.
+        For data in dask arrays ``to_dask(A)``, which an ImageOperator becomes by itself; the same for a preconditioner.
     y : array_like or dask.array.Array, shape A.output_shape or (A.shape[0],)
         The data, as an image or as its ravel.
     damp : float
@@ -115,7 +115,7 @@ def cgls(
     Raises
     ------
     TypeError
-        If an argument is of a wrong kind; for y of dask and A that is not, the message names `to_dask`.
+        If an argument is of a wrong kind, or y is a dask array and an operator has no blocks.
     ValueError
         If a value or a shape is wrong, or numbers are not finite.
 
@@ -153,7 +153,9 @@ def cgls(
     _check_operator("A", A)
     damp = check_damp(damp)
     rtol, maxiter = check_rtol(rtol), check_maxiter(maxiter, A.shape[1])
-    engine = _engine(A, y, store)
+    if hasattr(y, "dask") and hasattr(y, "chunks"):
+        A, preconditioner = _on_blocks(A), _on_blocks(preconditioner)
+    engine = _engine(A, store)
     data, flat = engine.image("y", y, A.output_shape, A.dtype)
     start = None if x0 is None else engine.image("x0", x0, A.input_shape, A.dtype)[0]
     if preconditioner is not None:
@@ -321,11 +323,15 @@ class _Dask:
         return self._files[place]
 
 
-def _engine(A: Any, y: Any, store: str | Path | None) -> _Engine:
-    blocks = hasattr(y, "dask") and hasattr(y, "chunks")
+def _on_blocks(A: Any) -> Any:
+    """The operator on dask arrays, if it is one on numpy arrays."""
+    import convmat  # by the front door: the engines stand above the solvers
+
+    return convmat.to_dask(A) if isinstance(A, ImageOperator) else A
+
+
+def _engine(A: Any, store: str | Path | None) -> _Engine:
     if isinstance(A, ImageOperator):
-        if blocks:
-            raise TypeError("y is a dask array, and A is not on dask arrays: solve with to_dask(A)")
         if store is not None:
             raise ValueError(f"store={str(store)!r} is for the vectors of dask arrays: y has none")
         return _Numpy()
