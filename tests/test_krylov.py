@@ -241,3 +241,19 @@ def test_a_large_image_is_solved_on_dask_as_in_memory():
     found, same = cgls(to_dask(A), da.from_array(y, chunks=512), damp=0.01, rtol=0, maxiter=8)
     assert (same.iterations, info.iterations) == (8, 8)
     assert np.abs(found.compute() - x).max() <= 1e-10 * np.abs(x).max()
+
+
+def test_data_too_small_for_squares_are_refused_and_not_called_solved():
+    A, y = problem()
+    for factor in (1e-170, 1e-150):
+        with pytest.raises(ValueError, match="range of doubles"):
+            cgls(A, factor * y)
+    x, info = cgls(A, 1e-100 * y, damp=0.3, rtol=1e-12)
+    assert info.converged
+    assert relative(1e100 * x, dense(A, y, 0.3)) < 1e-9
+
+
+def test_a_preconditioner_that_is_not_positive_is_refused():
+    A, y = problem()
+    with pytest.raises(ValueError, match="preconditioner must be positive definite"):
+        cgls(A, y, damp=0.3, preconditioner=-convmat.identity(A.input_shape))

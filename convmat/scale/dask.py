@@ -406,7 +406,7 @@ def _block(blocks: _Blocks, box: Box, pieces: list[Any], held: list[Held], dtype
     read = sum(array.size for array, _ in arrays) * dtype.itemsize
 
     def compute(scratch: Scratch) -> None:
-        for band, place in _bands(box, -(-read // _BAND_BYTES)):
+        for band, place in _bands(box, max(1, -(-read // _BAND_BYTES))):
             operator, inputs = cut(blocks.operator, band)
             image = scratch.array("image", (*batch, *operator.input_shape), dtype)
             for array, where in arrays:

@@ -25,6 +25,9 @@ from convmat.solve.limits import check_damp, check_maxiter, check_rtol
 _PIECE = 2**16
 """Entries of vectors in single precision that are widened at a time for an inner product."""
 
+_SMALLEST = float(np.finfo(np.float64).tiny) / float(np.finfo(np.float64).eps) ** 2
+"""Squares of norms below this have lost digits, or are 0 though the vector is not."""
+
 
 @dataclass(frozen=True)
 class CglsInfo:
@@ -117,7 +120,8 @@ def cgls(
     TypeError
         If an argument is of a wrong kind, or y is a dask array and an operator has no blocks.
     ValueError
-        If a value or a shape is wrong, or numbers are not finite.
+        If a value or a shape is wrong, numbers are not finite or their squares are not in the range of doubles, or the
+        preconditioner is not positive definite.
 
     See Also
     --------
@@ -190,6 +194,10 @@ class _Engine(Protocol):
         """The real part of <a, b>, in double precision; perhaps not computed yet."""
         ...
 
+    def holds_something(self, a: Any) -> bool:
+        """Whether an array has an entry that is not zero."""
+        ...
+
     def keep(self, arrays: dict[str, Any], numbers: Sequence[Any]) -> tuple[list[Any], list[float]]:
         """Arrays and numbers, computed in one pass."""
         ...
@@ -218,6 +226,11 @@ class _Solve:
         x = 0 * s if x is None else x
         x, r, z, gamma, size, residual = self._gradient(x, r)
         largest, p, step = size if math.isnan(largest) else largest, z, 0
+        if largest < _SMALLEST and self.engine.holds_something(s):
+            raise ValueError(
+                f"A^H y has the norm {math.sqrt(largest):.3g}, whose square is not in the range of doubles: multiply y "
+                f"by a power of ten, and divide x by it"
+            )
         while size > rtol**2 * largest and step < maxiter:
             q = engine.apply(self.A, p, r)
             (p, q), squares = engine.keep({"p": p, "q": q}, [inner(q, q)] + [inner(p, p)] * bool(self.damp))
@@ -245,6 +258,8 @@ class _Solve:
         (x, r, z), (size, residual, *other) = self.engine.keep({"x": x, "r": r, "z": z}, wanted)
         if not all(map(math.isfinite, (size, residual, *other))):
             raise ValueError("y, x0 or the weight of A holds numbers that are not finite, or whose squares are not")
+        if other and size > 0 and not other[0] > 0:
+            raise ValueError(f"preconditioner must be positive definite: <s, M s> = {other[0]:.3g} for a gradient s")
         return x, r, z, other[0] if other else size, size, residual
 
 
@@ -263,6 +278,9 @@ class _Numpy:
 
     def inner(self, a: Any, b: Any) -> float:
         return _inner(a, b)
+
+    def holds_something(self, a: Any) -> bool:
+        return bool(a.any())
 
     def keep(self, arrays: dict[str, Any], numbers: Sequence[Any]) -> tuple[list[Any], list[float]]:
         return list(arrays.values()), list(numbers)
@@ -294,6 +312,9 @@ class _Dask:
         return da.map_blocks(
             _inner_of_blocks, a, b, chunks=tuple((1,) * n for n in a.numblocks), dtype=np.float64
         ).sum()
+
+    def holds_something(self, a: Any) -> bool:
+        return bool(a.any().compute())
 
     def keep(self, arrays: dict[str, Any], numbers: Sequence[Any]) -> tuple[list[Any], list[float]]:
         import dask

@@ -169,6 +169,11 @@ def test_batches_go_through_with_their_chunks():
     close(y.compute(), A.apply(x))
 
 
+def test_a_batch_of_no_images_gives_none():
+    A = convmat.Conv1d(np.ones(3), 20, padding=1)
+    assert to_dask(A).apply(da.zeros((0, 20), chunks=(1, 7))).compute().shape == (0, 20)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_the_blocks_of_the_result_follow_those_of_the_input(stride):
     A = convmat.Conv2d(np.ones((5, 5)), (64, 32), stride=stride, padding=2, padding_mode="circular")
