@@ -152,3 +152,10 @@ def test_pylops_agrees_on_kernels_that_belong_to_samples():
     A = varying_blur(kernels, maps, 33, padding=2, flip=True)
     np.testing.assert_allclose(A @ x, P @ x, atol=1e-12)
     np.testing.assert_allclose(A.T @ x, P.T @ x, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [1.0, np.inf])
+def test_a_batch_of_no_images_gives_none(value):
+    A = LocalConv2d(np.full((2, 1, 1, 1, 3, 4), value), (3, 4))
+    assert A.apply(np.zeros((0, 1, 3, 4))).shape == (0, 2, 3, 4)
+    assert A.T.apply(np.zeros((0, 2, 3, 4))).shape == (0, 1, 3, 4)

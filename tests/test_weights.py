@@ -148,3 +148,9 @@ def test_gradient_of_least_squares_is_the_finite_difference():
         step[at] = 1e-5
         slope = (loss(B.weight + step) - loss(B.weight - step)) / 2e-5
         assert gradient[at] == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def test_a_batch_of_no_weights_and_no_images_gives_none():
+    J = Conv1d(np.ones((2, 1, 3)), 5).weight_operator(np.ones((1, 5)))
+    assert J.apply(np.zeros((0, 2, 1, 3))).shape == (0, 2, 3)
+    assert J.T.apply(np.zeros((0, 2, 3))).shape == (0, 2, 1, 3)

@@ -126,11 +126,13 @@ class LocalConv(ImageOperator):
 
     def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
         if not self._finite:  # a weight of a padded zero is not in the matrix
-            return np.asarray((self.tosparse() @ x.reshape(len(x), -1).T).T).reshape(len(x), *self.output_shape)
+            return np.asarray((self.tosparse() @ x.reshape(len(x), self.shape[1]).T).T).reshape(
+                len(x), *self.output_shape
+            )
         g, kernels = self._geometry, self._kernels(x.dtype)
         flat = x.reshape(-1, *g.input_size)
         extended = extend(flat, g.axes, [(0, axis.padded) for axis in g.axes])
-        extended = extended.reshape(len(x), g.groups, -1, *extended.shape[1:])
+        extended = extended.reshape(len(x), g.groups, kernels.shape[2], *extended.shape[1:])
         y = np.zeros((len(x), *kernels.shape[:2], *g.output_size), dtype=x.dtype)
         for taps, places in self._taps():
             y += np.einsum("goc...,bgc...->bgo...", kernels[(slice(None),) * 3 + taps], extended[places])
@@ -138,7 +140,9 @@ class LocalConv(ImageOperator):
 
     def _backward(self, y: NDArray[Any]) -> NDArray[Any]:
         if not self._finite:
-            return np.asarray((self.tosparse().T @ y.reshape(len(y), -1).T).T).reshape(len(y), *self.input_shape)
+            return np.asarray((self.tosparse().T @ y.reshape(len(y), self.shape[0]).T).T).reshape(
+                len(y), *self.input_shape
+            )
         g, kernels = self._geometry, self._kernels(y.dtype)
         results = y.reshape(len(y), *kernels.shape[:2], *g.output_size)
         sent = np.zeros((len(y), g.groups, kernels.shape[2], *(axis.padded for axis in g.axes)), dtype=y.dtype)

@@ -63,7 +63,8 @@ class Tile:
     def of(self, outputs: NDArray[Any]) -> NDArray[Any]:
         """The box of some outputs (.., M_1..M_D), ravelled (.., count): a view where it is one row, or whole rows."""
         box: NDArray[Any] = outputs[(..., *self.box)]
-        return box.reshape(*box.shape[: -len(self.box)], -1)
+        lead, sizes = box.shape[: -len(self.box)], box.shape[-len(self.box) :]
+        return box.reshape(*lead, math.prod(sizes))
 
 
 def _pieces(size: int, side: int, runs: Runs) -> list[tuple[int, int, int, int]]:
@@ -108,7 +109,7 @@ class Lowering:
             (axis.place(box.start, 0), axis.window(box.stop)) for axis, box in zip(self._axes, tile.box, strict=True)
         ]
         lowered[(..., *tile.slots)] = self._windows(extend(image, self._axes, ranges), tile)
-        return lowered.reshape(self._groups, len(image) // self._groups * math.prod(self._taps), -1)
+        return lowered.reshape(self._groups, len(image) // self._groups * math.prod(self._taps), math.prod(tile.sides))
 
     def _windows(self, band: NDArray[Any], tile: Tile) -> NDArray[Any]:
         """A view of a piece (C, R_1..R_D) of the extended image by window: (C, K_1..K_D, outputs of the box)."""
