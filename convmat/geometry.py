@@ -139,7 +139,12 @@ class Geometry:
         return self if self.part is None else self.part.whole
 
     def narrowed(self, axes: Sequence[AxisPart], channels: Channels) -> Geometry:
-        """The geometry of a part of each axis, and of some of the channels."""
+        """The geometry of a part of each axis, and of some of the channels.
+
+        Returns
+        -------
+        Geometry
+        """
         runs = tuple(part.outputs for part in axes)
         first = (
             channels.out_channels[0] % (self.out_channels // self.groups),

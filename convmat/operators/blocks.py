@@ -58,12 +58,13 @@ class Block(NamedTuple):
 
         Parameters
         ----------
-        image : array_like, shape (*batch, *input_shape of the whole)
+        image : array_like
+            Of the input shape of the whole operator, with any batch axes in front.
 
         Returns
         -------
-        ndarray, shape (*batch, *operator.input_shape)
-            A view where each axis has one range.
+        ndarray
+            Of the shape ``operator.input_shape``, with the batch axes in front; a view where each axis has one range.
         """
         part = np.asarray(image)
         for axis, ranges in enumerate(self.inputs, start=-len(self.inputs)):

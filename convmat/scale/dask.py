@@ -74,7 +74,7 @@ def to_dask(operator: ImageOperator) -> DaskOperator:
     >>> import numpy as np
     >>> from convmat import Conv2d
     >>> from convmat.scale.dask import to_dask
-    >>> A = Conv2d(np.ones((5, 5)), (60, 40), stride=2, padding=2, padding_mode="reflect", method="direct")
+    >>> A = Conv2d(np.ones((5, 5)), (60, 40), stride=2, padding=2, padding_mode="reflect", method="gemm")
     >>> D = to_dask(A)
     >>> image = np.random.default_rng(0).standard_normal((60, 40))
     >>> x = da.from_array(image, chunks=(25, 16))
