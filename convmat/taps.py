@@ -2,7 +2,7 @@
 
 Along one axis, output ``m`` reads through tap ``k`` the sample ``s m + d k - lo`` of the *extended* input. The padding
 mode says which sample of the input that is, or none (a zero). Stride, dilation, padding and padding mode appear in this
-module and nowhere else: everything above it asks an `Axis`.
+module and in `convmat.parts`, which cuts an axis, and nowhere else: everything above them asks an `Axis`.
 """
 
 from __future__ import annotations
