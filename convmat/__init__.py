@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from convmat.interop.torch import from_torch, to_torch
     from convmat.scale.dask import to_dask
     from convmat.scale.pylops_mpi import to_pylops_mpi
-    from convmat.solve import CglsInfo, SolveInfo, cgls, normal, preconditioner, tikhonov
+    from convmat.solve import CglsInfo, SolveInfo, cgls, lcurve, normal, preconditioner, tikhonov
     from convmat.spectrum import SVD, clip_singular_values, norm_bounds, singular_values, svd
     from convmat.storage import load, save
 
@@ -81,6 +81,7 @@ __all__ = [
     "from_torch",
     "hstack",
     "identity",
+    "lcurve",
     "load",
     "norm_bounds",
     "normal",
@@ -109,6 +110,7 @@ _LATER = {
     "clip_singular_values": "spectrum",
     "from_onnx": "interop.onnx",
     "from_torch": "interop.torch",
+    "lcurve": "solve",
     "load": "storage",
     "norm_bounds": "spectrum",
     "normal": "solve",
