@@ -26,6 +26,12 @@ RULES = ("gcv", "discrepancy")
 _TOLERANCE = 1e-4
 """How far two successive choices may be apart, relatively, where steps are taken until they agree."""
 
+_AGREED = 2
+"""How often in a row they must be that near."""
+
+_BELOW = 1e-3
+"""A damp that is so small a part of the smallest singular value changes nothing."""
+
 _PER_DECADE = 12
 """Dampings in each decade among which the minimum is looked for before it is made precise."""
 
@@ -75,7 +81,7 @@ class _Summed:
     def grid(self) -> NDArray[np.float64]:
         """Dampings between which the choice is, in ascending order."""
         smallest, largest = (math.sqrt(place) for place in self.measures.data.range)
-        smallest = min(max(smallest / 10, self.measures.lowest), largest)
+        smallest = min(max(_BELOW * smallest, self.measures.lowest), largest)
         decades = max(1.0, math.log10(largest / smallest) + 1)
         return np.geomspace(smallest, 10 * largest, math.ceil(_PER_DECADE * decades))
 
@@ -182,10 +188,12 @@ def _settled(problem: Problem, y: NDArray[Any], wanted: Callable[[_Sums], Any], 
     probes = _probes(problem, y.dtype) if probed else None
     if problem.regularizer is not None:
         return wanted(_Solved(problem, y, probes if probes is not None else y[:0]))
-    before, found = None, None
+    before, found, agreed = None, None, 0
     for measures in by_bidiagonalisation(problem, y, probes, most):
         before, found = found, wanted(_Summed(measures))
-        if before is not None and np.all(np.abs(found - before) <= _TOLERANCE * np.abs(found)):
+        near = before is not None and np.all(np.abs(found - before) <= _TOLERANCE * np.abs(found))
+        agreed = agreed + 1 if near else 0
+        if agreed == _AGREED:
             break
     return found
 

@@ -26,13 +26,16 @@ from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.problem import Problem
 from convmat.solve.inverses.terms import adjoint
 
-_WIDTH = 0.01
-"""Masses so close together, relative to their places, are moved to their centre: sums change by its square."""
+_MANY = 2**14
+"""Masses of which those that lie close together are taken as one."""
+
+_WIDTH = 1e-3
+"""How close that is, relative to their places: sums change by its square."""
 
 _LOWEST = 1e-7
 """The smallest damp that is looked at, where A and R are near 1."""
 
-_GROWTH = 1.15
+_GROWTH = 1.2
 """By this factor more steps of the bidiagonalisation before it is asked again."""
 
 _NOTHING = 1e-14
@@ -51,12 +54,15 @@ class Masses:
         """Many masses as few: those that lie together as one, those at 0 and at infinity as one each."""
         places, weights = places.ravel(), weights.ravel()
         inside = (places > 0) & (places < np.inf)
+        ends = float(weights[places == 0].sum()) + at_zero, float(weights[places == np.inf].sum())
+        if places.size <= _MANY:
+            middle, masses = places[inside], weights[inside]
+            return cls(np.concatenate([[0.0], middle, [np.inf]]), np.array([ends[0], *masses, ends[1]]))
         logs, masses = np.log(places[inside]), weights[inside]
         _, bins = np.unique(np.floor(logs / _WIDTH), return_inverse=True)
         total = np.bincount(bins, masses)
         centre = np.bincount(bins, masses * logs) / np.where(total > 0, total, 1)
         kept = total > 0
-        ends = float(weights[places == 0].sum()) + at_zero, float(weights[places == np.inf].sum())
         return cls(np.concatenate([[0.0], np.exp(centre[kept]), [np.inf]]), np.array([ends[0], *total[kept], ends[1]]))
 
     def left(self, damp: float) -> float:
