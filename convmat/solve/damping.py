@@ -43,7 +43,7 @@ _PROBES = 8
 _HONEST = 0.1
 """The part of the degrees of freedom that must be left to the noise, or it is not told from the image."""
 
-_SOLVED_DECADES = 4
+_SOLVED_DECADES = 3, -4
 _SOLVED_PER_DECADE = 2
 _SOLVED_RTOL = 1e-5
 
@@ -58,7 +58,14 @@ class _Sums(Protocol):
     def left(self, damp: float) -> float: ...
 
     @property
-    def grid(self) -> NDArray[np.float64]: ...
+    def grid(self) -> NDArray[np.float64]:
+        """Dampings between which the choice is, in descending order."""
+        ...
+
+    @property
+    def rises(self) -> int:
+        """So many values in a row above the least one mean that it was the minimum."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,12 +85,15 @@ class _Summed:
         return self.measures.trace.left(damp)
 
     @property
+    def rises(self) -> int:
+        return len(self.grid)  # all are looked at: there may be several minima
+
+    @property
     def grid(self) -> NDArray[np.float64]:
-        """Dampings between which the choice is, in ascending order."""
         smallest, largest = (math.sqrt(place) for place in self.measures.data.range)
         smallest = min(max(_BELOW * smallest, self.measures.lowest), largest)
         decades = max(1.0, math.log10(largest / smallest) + 1)
-        return np.geomspace(smallest, 10 * largest, math.ceil(_PER_DECADE * decades))
+        return np.geomspace(10 * largest, smallest, math.ceil(_PER_DECADE * decades))
 
 
 class _Solved:
@@ -105,8 +115,13 @@ class _Solved:
         return self._solve(damp)[2]
 
     @property
+    def rises(self) -> int:
+        return 2
+
+    @property
     def grid(self) -> NDArray[np.float64]:
-        return np.geomspace(10.0**-_SOLVED_DECADES, 1, _SOLVED_DECADES * _SOLVED_PER_DECADE + 1)
+        top, bottom = _SOLVED_DECADES
+        return np.logspace(top, bottom, (top - bottom) * _SOLVED_PER_DECADE + 1)
 
     def _solve(self, damp: float) -> tuple[float, float, float]:
         if damp not in self._known:
@@ -220,10 +235,13 @@ def _noise(sums: _Sums, rows: int) -> NDArray[np.float64]:
 
 def _minimum(sums: _Sums) -> float:
     """The damping of the smallest value of generalised cross-validation."""
-    grid = sums.grid
-    values = [_validation(sums, damp) for damp in grid]
+    grid, values = sums.grid, []
+    for damp in grid:
+        values.append(_validation(sums, float(damp)))
+        if len(values) > sums.rises and len(values) - 1 - int(np.argmin(values)) >= sums.rises:
+            break
     place = int(np.argmin(values))
-    low, high = grid[max(0, place - 1)], grid[min(len(grid) - 1, place + 1)]
+    low, high = grid[min(len(grid) - 1, place + 1)], grid[max(0, place - 1)]
     found = optimize.minimize_scalar(
         lambda log: math.log(max(_validation(sums, math.exp(log)), np.finfo(np.float64).tiny)),
         bounds=(math.log(low), math.log(high)),
@@ -235,17 +253,20 @@ def _minimum(sums: _Sums) -> float:
 
 def _root(sums: _Sums, noise: float) -> NDArray[np.float64]:
     """The damping whose residual has the norm of the noise, and 0; or 0, and the least residual, if that is larger."""
-    grid = sums.grid
-    residuals = [sums.residual(float(damp)) for damp in grid]
-    if noise <= residuals[0]:
-        return np.array([0.0, residuals[0]])
-    place = next((i for i, residual in enumerate(residuals) if residual >= noise), 0)
-    if not place:  # what no damp takes from the data is smaller than the noise
-        return np.array([grid[-1], 0.0])
+    grid, above = sums.grid, None
+    for damp in grid:
+        residual = sums.residual(float(damp))
+        if residual <= noise:
+            break
+        above = float(damp)
+    else:
+        return np.array([0.0, residual])
+    if above is None:  # what no damp takes from the data is smaller than the noise
+        return np.array([float(grid[0]), 0.0])
     found = optimize.brentq(
         lambda log: sums.residual(math.exp(log)) - noise,
-        math.log(grid[place - 1]),
-        math.log(grid[place]),
+        math.log(float(damp)),
+        math.log(above),
         xtol=_TOLERANCE / 10,
     )
     return np.array([math.exp(float(found)), 0.0])
