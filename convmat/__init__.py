@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from convmat.interop.torch import from_torch, to_torch
     from convmat.scale.dask import to_dask
     from convmat.scale.pylops_mpi import to_pylops_mpi
-    from convmat.solve import CglsInfo, SolveInfo, cgls, normal, preconditioner, tikhonov
+    from convmat.solve import (
+        CglsInfo,
+        ProximalInfo,
+        SolveInfo,
+        cgls,
+        normal,
+        preconditioner,
+        proximal_gradient,
+        tikhonov,
+    )
     from convmat.spectrum import SVD, clip_singular_values, norm_bounds, singular_values, svd
     from convmat.storage import load, save
 
@@ -67,6 +76,7 @@ __all__ = [
     "LocalConv2d",
     "LocalConv3d",
     "Pad",
+    "ProximalInfo",
     "Rearrange",
     "Separable",
     "SolveInfo",
@@ -85,6 +95,7 @@ __all__ = [
     "norm_bounds",
     "normal",
     "preconditioner",
+    "proximal_gradient",
     "save",
     "simplify",
     "singular_values",
@@ -103,6 +114,7 @@ __all__ = [
 _LATER = {
     "CglsInfo": "solve",
     "Layer": "interop.onnx",
+    "ProximalInfo": "solve",
     "SVD": "spectrum",
     "SolveInfo": "solve",
     "cgls": "solve",
@@ -113,6 +125,7 @@ _LATER = {
     "norm_bounds": "spectrum",
     "normal": "solve",
     "preconditioner": "solve",
+    "proximal_gradient": "solve",
     "save": "storage",
     "singular_values": "spectrum",
     "svd": "spectrum",
