@@ -50,7 +50,7 @@ def recovered(kernel, y, mode):
     D = gradient(A.geometry.input_size)
     data, images, start = np.concatenate([(y - mean).ravel(), np.zeros(D.shape[0])]), [], None
     for damp in damps[::-1]:
-        start, info = cgls(vstack([A, damp * D]), data, x0=start, rtol=3e-4)
+        start, info = cgls(vstack([A, damp * D]), data, x0=start, rtol=1e-4)
         assert info.converged
         found = mean + start.reshape(A.input_shape)[0]
         images.append(found[crop] if mode is None else found)
