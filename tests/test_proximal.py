@@ -177,6 +177,20 @@ def test_no_data_is_solved_too(weight):
     np.testing.assert_array_equal(low, np.full(A.input_shape, 0.2))
 
 
+def test_without_data_the_constraint_sets_the_scale():
+    A = Conv1d([1.0, 2.0, 1.0], 6, padding=1)
+
+    def first_is_one(image, step):
+        image[0] = 1
+        return image
+
+    x, info = proximal_gradient(A, np.zeros(6), first_is_one, rtol=1e-8, maxiter=200)
+    matrix = A.toarray()
+    expected = np.linalg.lstsq(matrix[:, 1:], -matrix[:, 0], rcond=None)[0]
+    assert info.converged
+    np.testing.assert_allclose(x, [1, *expected], rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
