@@ -68,13 +68,13 @@ def test_the_non_negative_solution_is_that_of_scipy(mode):
 
 
 @tries(60)
-@given(layers(dtypes=("float64",)), st.floats(0.1, 1))
+@given(layers(dtypes=("float64",)), st.floats(0.2, 1))
 def test_the_solution_in_a_box_is_that_of_scipy(layer, damp):
-    """Of any layer, in a stack with damp, which has one solution."""
+    """Of any layer, in a stack with damp: its solution is no further than 2 rtol |A^T y| / damp^2, below 1e-6 here."""
     A = layer.operator()
     stack = vstack([A / (norm_bounds(A)[1] or 1.0), damp * identity(A.input_shape)])
     data = 3 * layer.rng().standard_normal(stack.shape[0])
-    x, info = proximal_gradient(stack, data, lambda image, step: image.clip(-0.2, 0.5), rtol=1e-9, maxiter=5000)
+    x, info = proximal_gradient(stack, data, lambda image, step: image.clip(-0.2, 0.5), rtol=1e-10, maxiter=5000)
     expected = lsq_linear(stack.toarray(), data, (-0.2, 0.5), method="bvls", tol=1e-14).x
     assert info.converged
     np.testing.assert_allclose(x.ravel(), expected, rtol=0, atol=1e-6)
