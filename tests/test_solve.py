@@ -12,10 +12,11 @@ import convmat.plot
 import convmat.solve.inverses.schwarz
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, check_adjoint
 from convmat.products import Products
+from convmat.solve import SolveInfo, normal, preconditioner, tikhonov
 from convmat.solve.inverses import INVERSES, UnsupportedError
 from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import STEP
-from convmat.solve.solver import SolveInfo, _problem, normal, preconditioner, tikhonov
+from convmat.solve.solver import problem_of
 from tests.oracle import MODES
 from tests.strategies import CONV, layers, tries
 
@@ -49,7 +50,7 @@ def assert_solves(A, damp, method=None, R=None, kind=None, seed=0):
     expected = dense_solution(A, y, damp, R)
     scale = np.abs(expected).max() or 1
     if kind is not None:
-        problem = _problem(A, damp, R)
+        problem = problem_of(A, damp, R)
         inverse = INVERSES[kind](problem)
         assert inverse.exact
         wide = np.result_type(y, np.float64, problem.dtype)
@@ -143,7 +144,7 @@ FUSED = [
     "A", [B for A in FUSED for B in (A, A.T) if B is not DEPTHWISE.T], ids=lambda A: f"{A.shape} {A.method} {A.dtype}"
 )
 def test_one_product_replaces_two(A, monkeypatch):
-    problem = _problem(A, 0.5, None)
+    problem = problem_of(A, 0.5, None)
     x = random(np.random.default_rng(1), (2, problem.channels, *problem.size), np.complex128)
     matrix = A.toarray()
     expected = x.reshape(2, -1) @ (matrix.conj().T @ matrix + 0.25 * np.eye(matrix.shape[1])).T
@@ -403,7 +404,7 @@ def test_patches_are_those_of_the_normal_operator(mode, shape, monkeypatch):
         "line": lambda: Conv1d(rng.standard_normal(6), 150, stride=2, padding=(-1, 3) and 3, dilation=2,
                                padding_mode=mode),
     }[shape]()  # fmt: skip
-    problem = _problem(A, 0.3, None)
+    problem = problem_of(A, 0.3, None)
     made = INVERSES["schwarz"](problem)
     assert not made.exact
     whole = normal(A, 0.3).toarray()
@@ -450,7 +451,7 @@ def test_motion_blur_never_takes_more_steps(mode, stride):
     assert steps(A, 0.01, M, y) <= plain / (2 if stride == 1 else 1)
     _, info = tikhonov(A, y, 0.01, rtol=1e-6)
     assert info.converged
-    problem = _problem(A, 0.01, None)
+    problem = problem_of(A, 0.01, None)
     right = problem.right_side(y.reshape(1, *A.output_shape))
     assert (
         info.iterations
@@ -569,7 +570,7 @@ def test_kinds_that_do_not_exist():
     B = Conv2d(np.ones((2, 2, 3, 3)), (8, 8), stride=2)
     for kind in ("kronecker", "dct"):
         with pytest.raises(UnsupportedError):
-            INVERSES[kind](_problem(B, 0.1, None))
+            INVERSES[kind](problem_of(B, 0.1, None))
 
 
 # ---------------------------------------------------------------------------------------------- what converged means
