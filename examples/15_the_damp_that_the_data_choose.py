@@ -63,7 +63,7 @@ for name, kernel in kernels.items():
             best = decibels(tikhonov(A, y, damps, regularizer=R)[0]).max()
             for rule in rules:
                 found, _ = tikhonov(A, y, rule, noise=noise if rule == "discrepancy" else None, regularizer=R)
-                lost[name, noise, penalty, rule] = best - decibels(found)
+                lost[name, noise, penalty, rule] = round(best - decibels(found), 2) + 0.0
             cells.append(f"{best:8.2f} " + " ".join(f"{lost[name, noise, penalty, rule]:5.2f} " for rule in rules))
         print(f"{name:10} {noise:6}", *cells)
 for penalty in penalties:
