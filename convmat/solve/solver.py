@@ -478,7 +478,8 @@ def _problem(A: ImageOperator, damp: float, regularizer: ImageOperator | None) -
         raise ValueError(
             f"regularizer has input_shape {regularizer.input_shape}: it must be that of A, {A.input_shape}"
         )
-    return Problem(_short(A), check_damp(damp), None if regularizer is None else _short(regularizer))
+    short = None if regularizer is None else _short(regularizer)
+    return Problem(_short(A), check_damp(damp), short, asked=(A, regularizer))
 
 
 def _short(A: ImageOperator) -> ImageOperator:
