@@ -29,7 +29,7 @@ from convmat.solve.inverses.problem import Inverse, Problem, resized_geometry
 from convmat.solve.inverses.schwarz import Corner, Margins, add_patches, inverted, patches_of, resident
 from convmat.solve.inverses.terms import UnsupportedError, kernel_of
 
-PATCH_UNKNOWNS = 256, 576
+PATCH_UNKNOWNS = 256, 400
 """Fewest and most unknowns of a patch for each channel; as many as the kernel has taps between."""
 
 _MOST_UNKNOWNS = 768
@@ -44,8 +44,8 @@ _MOST_ENTRIES = 2**24
 _TAPER = 1.5
 """Length of the taper, in sides of a patch."""
 
-_LIFT = 0.15
-"""Eigenvalues are lifted by this times damp times the largest |symbol|."""
+_LIFT = 1.5e-3
+"""Eigenvalues are lifted by this times the largest: what the taper and C do not commute in is then no more amplified."""
 
 _SINGLE = 1 / float(np.finfo(np.float32).eps)
 """Largest condition number of a patch that single precision resolves."""
@@ -158,8 +158,7 @@ def _torus(problem: Problem, bordered: tuple[bool, ...], largest: float) -> Circ
         times(weight, _circular(term, tuple(size)))
         for term, weight in zip(problem.convolutions, problem.weights, strict=True)
     ]
-    lift = _LIFT * max(problem.damp, 1e-8) * largest
-    return Circulant(Problem(VStack(*terms), math.sqrt(problem.shift + lift)))
+    return Circulant(Problem(VStack(*terms), math.sqrt(problem.shift + _LIFT * largest**2)))
 
 
 def _circular(term: Convolution, size: tuple[int, ...]) -> Convolution:
