@@ -33,6 +33,9 @@ _SLACK = 0.65
 _FRAMED = 6, 0.78
 """Fewest steps with "framed", and the power of the plain steps that is added, for kernels no larger than patches."""
 
+_INSIDE = 0.25
+"""The part of an image that its frame must leave, if a torus is to have something to do."""
+
 _SMALL = 1e-8
 """Relative to A, a damp below which rounding errors do what it does."""
 
@@ -119,7 +122,9 @@ def expected_steps(problem: Problem, rtol: float) -> dict[str, float]:
     else:
         normal, separable = spectra
         found = {"identity": _steps(_root(normal), rtol), "kronecker": _steps(_root(normal / separable), rtol)}
-    if any(bordered(problem)) and set(lattice(problem)) == {1}:
+    sides = zip(problem.size, side_of(problem), bordered(problem), strict=True)
+    inside = math.prod(max(0, 1 - 2 * side / n) for n, side, border in sides if border)
+    if any(bordered(problem)) and set(lattice(problem)) == {1} and inside >= _INSIDE:
         spread = max(1.0, *(far / side for far, side in zip(reach(problem), side_of(problem), strict=True)))
         found["framed"] = _FRAMED[0] + found["identity"] ** _FRAMED[1] * spread
     return found

@@ -45,7 +45,7 @@ _TAPER = 1.5
 """Length of the taper, in sides of a patch."""
 
 _LIFT = 1.5e-3
-"""Eigenvalues are lifted by this times the largest: what the taper and C do not commute in is then no more amplified."""
+"""Eigenvalues are lifted by this times the largest: where the taper and C do not commute, M is too large without."""
 
 _SINGLE = 1 / float(np.finfo(np.float32).eps)
 """Largest condition number of a patch that single precision resolves."""
