@@ -240,9 +240,9 @@ def preconditioner(
           small eigenvalues are lifted [4]_.
         * "dct": by cosines. Exact for symmetric padding with even kernels [5]_; elsewhere the diagonal of A^H A in the
           cosines, lifted. Stride 1, no mixing of channels.
-        * "framed": by FFT inside, tapered to the border, and the exact inverses of overlapping patches along it, of 16 x
-          16 to 20 x 20 in the plane: every padding mode, any kernel. Stride 1. In single precision where that resolves
-          damp^2.
+        * "framed": by FFT inside, tapered to the border, and the exact inverses of overlapping patches along it, of
+          16 x 16 to 20 x 20 in the plane: every padding mode, any kernel. Stride 1. In single precision where that
+          resolves damp^2.
         * "schwarz": the sum of the exact inverses of overlapping patches (24 x 24 in the plane) of the normal
           operator, border included [6]_: every geometry. Exact where one patch holds the whole problem.
         * "identity": none.
