@@ -17,7 +17,8 @@ from scipy import optimize
 
 from convmat.solve.inverses import Problem
 from convmat.solve.inverses.cg import conjugate_gradients
-from convmat.solve.inverses.choose import choose, exact
+from convmat.solve.inverses.choose import choose
+from convmat.solve.inverses.modes import Modes
 from convmat.solve.measures import Measures, by_bidiagonalisation, of_modes
 
 RULES = ("gcv", "discrepancy")
@@ -140,7 +141,7 @@ class _Solved:
         return self._known[damp]
 
 
-def chosen(rule: str, problem: Problem, y: NDArray[Any], noise: float | None, most: int) -> float:
+def chosen(rule: str, problem: Problem, modes: Modes | None, y: NDArray[Any], noise: float | None, most: int) -> float:
     """The damping that a rule takes for the data of a problem of damp 1, (batch, *output_shape).
 
     The noise is the norm of all of it together; without it, what generalised cross-validation takes for noise.
@@ -151,9 +152,11 @@ def chosen(rule: str, problem: Problem, y: NDArray[Any], noise: float | None, mo
         If the discrepancy has no solution: the noise is larger than the data, or smaller than what no x explains.
     """
     if rule == "gcv":
-        return float(_settled(problem, y, _minimum, most, probed=True))
+        return float(_settled(problem, modes, y, _minimum, most, probed=True))
     if noise is None:
-        noise, left = _settled(problem, y, lambda sums: _noise(sums, problem.operator.shape[0]), most, probed=True)
+        noise, left = _settled(
+            problem, modes, y, lambda sums: _noise(sums, problem.operator.shape[0]), most, probed=True
+        )
         if left < _HONEST:
             raise ValueError(
                 f"noise is not given, and cannot be told from y: the image that fits it best, by cross-validation, "
@@ -165,7 +168,7 @@ def chosen(rule: str, problem: Problem, y: NDArray[Any], noise: float | None, mo
         raise ValueError(
             f"noise: of this size, all of it has {noise / size:.3g} times the norm of y: nothing else would be in it"
         )
-    damp, least = _settled(problem, y, lambda sums: _root(sums, noise), most, probed=False)
+    damp, least = _settled(problem, modes, y, lambda sums: _root(sums, noise), most, probed=False)
     if damp == 0:
         raise ValueError(
             f"noise: a residual of {noise / size:.3g} times the norm of y is asked for, and no damp leaves less than "
@@ -175,31 +178,34 @@ def chosen(rule: str, problem: Problem, y: NDArray[Any], noise: float | None, mo
     return float(damp)
 
 
-def curve(problem: Problem, y: NDArray[Any], damps: Sequence[float], most: int) -> NDArray[np.float64]:
+def curve(
+    problem: Problem, modes: Modes | None, y: NDArray[Any], damps: Sequence[float], most: int
+) -> NDArray[np.float64]:
     """The norms of the residual and of R x for each damping. (2, damps)"""
 
     def norms(sums: _Sums) -> NDArray[np.float64]:
         return np.array([[sums.residual(damp), sums.solution(damp)] for damp in damps]).T
 
-    return np.asarray(_settled(problem, y, norms, most, probed=False))
+    return np.asarray(_settled(problem, modes, y, norms, most, probed=False))
 
 
-def cross_validation(problem: Problem, y: NDArray[Any], damps: Sequence[float], most: int) -> NDArray[np.float64]:
+def cross_validation(
+    problem: Problem, modes: Modes | None, y: NDArray[Any], damps: Sequence[float], most: int
+) -> NDArray[np.float64]:
     """The function that "gcv" minimises, at each damping. (damps,)"""
 
     def values(sums: _Sums) -> NDArray[np.float64]:
         return np.array([_validation(sums, damp) for damp in damps])
 
-    return np.asarray(_settled(problem, y, values, most, probed=True))
+    return np.asarray(_settled(problem, modes, y, values, most, probed=True))
 
 
-def _settled(problem: Problem, y: NDArray[Any], wanted: Callable[[_Sums], Any], most: int, *, probed: bool) -> Any:
-    """What is wanted of the sums: at once from a closed form, else after as many steps as it takes to settle."""
-    inverse = exact(problem)
-    rows = problem.operator.shape[0]
-    if inverse is not None:
-        data = y.reshape(len(y), -1)
-        return wanted(_Summed(of_modes(inverse.modes(y), _norm(data) ** 2, rows)))
+def _settled(
+    problem: Problem, modes: Modes | None, y: NDArray[Any], wanted: Callable[[_Sums], Any], most: int, *, probed: bool
+) -> Any:
+    """What is wanted of the sums: at once from the modes of a closed form, else after the steps that it takes to settle."""
+    if modes is not None:
+        return wanted(_Summed(of_modes(modes, _norm(y) ** 2, problem.operator.shape[0])))
     probes = _probes(problem, y.dtype) if probed else None
     if problem.regularizer is not None:
         return wanted(_Solved(problem, y, probes if probes is not None else y[:0]))

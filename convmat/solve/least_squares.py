@@ -21,6 +21,7 @@ from convmat.solve.damping import RULES, chosen, cross_validation, curve
 from convmat.solve.inverses import Identity, Inverse, Problem
 from convmat.solve.inverses.cg import Solution, conjugate_gradients
 from convmat.solve.inverses.choose import choose, exact
+from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.shifted import shifted_conjugate_gradients
 from convmat.solve.limits import check_damp, check_maxiter, check_noise, check_rtol
 from convmat.solve.solver import problem_of, split
@@ -223,13 +224,17 @@ def tikhonov(
     data = _Data.of(A, given, y)
     start = None if x0 is None else data.start(x0)
     if rule is not None:
-        damps = _chosen(rule, given, data, std, most)
+        shared = _Shared.of(given, data)
+        damps = shared.chosen(rule, std, most)
+        if shared.modes is not None:
+            (solved,) = _path(shared, (damps,), start, rtol, most)
+            return solved.x, SolveInfo(solved.method, *solved.told(rtol), damps)
     if not len(data.images):
         return _of_nothing(data, damps)
     if isinstance(damps, float):
         solved = _one(given, data, damps, start, rtol, most, callback)
         return solved.x, SolveInfo(solved.method, *solved.told(rtol), damps)
-    path = _path(given, data, damps, start, rtol, most)
+    path = _path(_Shared.of(given, data), damps, start, rtol, most)
     words = ", ".join(dict.fromkeys(one.method for one in path))
     worst = _Solved(path[0].x, words, *(max(values) for values in zip(*(one.numbers for one in path), strict=True)))
     return np.stack([one.x for one in path]), SolveInfo(words, *worst.told(rtol), damps)
@@ -288,8 +293,9 @@ def lcurve(
     >>> bool(np.isclose(solutions[1], np.linalg.norm(x)))
     True
     """
-    found, (residual, solution), _ = _sums(A, y, damps, regularizer, curve)
-    return np.ldexp(found[0], residual), np.ldexp(found[1], solution)
+    shared, wanted = _sums(A, y, damps, regularizer)
+    residuals, solutions = curve(shared.unit, shared.modes, shared.images, wanted, check_maxiter(None, A.shape[1]))
+    return np.ldexp(residuals, shared.exponent), np.ldexp(solutions, shared.exponent + shared.r - shared.a)
 
 
 @blas_on_one_thread()
@@ -297,23 +303,21 @@ def gcv_curve(
     A: ImageOperator, y: ArrayLike, damps: Sequence[float], *, regularizer: ImageOperator | None = None
 ) -> NDArray[np.float64]:
     """The function of generalised cross-validation, |A x - y|^2 / trace(I - influence)^2, at each of some dampings."""
-    found, (residual, _), _ = _sums(A, y, damps, regularizer, cross_validation)
-    return np.ldexp(found, 2 * residual)
+    shared, wanted = _sums(A, y, damps, regularizer)
+    most = check_maxiter(None, A.shape[1])
+    return np.ldexp(cross_validation(shared.unit, shared.modes, shared.images, wanted, most), 2 * shared.exponent)
 
 
 def _sums(
-    A: ImageOperator, y: ArrayLike, damps: Any, regularizer: ImageOperator | None, of: Callable[..., NDArray[Any]]
-) -> tuple[NDArray[np.float64], tuple[int, int], tuple[float, ...]]:
-    """A function of the damping in the units of the problem of damp 1, and the exponents of residuals and solutions."""
+    A: ImageOperator, y: ArrayLike, damps: Any, regularizer: ImageOperator | None
+) -> tuple[_Shared, tuple[float, ...]]:
+    """What the dampings share, and these in its units."""
     wanted = _damps(damps)
     if not isinstance(wanted, tuple) or min(wanted) <= 0:
         raise ValueError(f"damps={damps!r} must be a sequence of positive numbers")
     given = problem_of(A, 1.0, regularizer)
-    data = _Data.of(A, given, y)
-    unit, a, r = given.of_one()
-    images, exponent = data.together()
-    most = check_maxiter(None, unit.unknowns)
-    return of(unit, images, [math.ldexp(damp, r - a) for damp in wanted], most), (exponent, exponent + r - a), wanted
+    shared = _Shared.of(given, _Data.of(A, given, y))
+    return shared, tuple(math.ldexp(damp, shared.r - shared.a) for damp in wanted)
 
 
 @dataclass(frozen=True)
@@ -366,9 +370,9 @@ class _Data:
         wide = found.astype(np.result_type(found, np.float64))
         return np.concatenate([wide.real, wide.imag]) if doubled else wide
 
-    def result(self, x: NDArray[Any], power: int) -> NDArray[Any]:
-        """2^power times what was found for the images, in the shape that goes with y."""
-        return self.batch.restore(as_dtype(self.join(times_power(x, self.powers + power)), self.dtype))
+    def result(self, x: NDArray[Any], powers: Any) -> NDArray[Any]:
+        """2^powers times what was found for the images, in the shape that goes with y."""
+        return self.batch.restore(as_dtype(self.join(times_power(x, powers)), self.dtype))
 
 
 @dataclass(frozen=True)
@@ -382,9 +386,9 @@ class _Solved:
     error: float
 
     @classmethod
-    def of(cls, data: _Data, found: Solution, power: int, method: str) -> _Solved:
-        """The solution as the caller wants it."""
-        x = data.result(found.x, power)
+    def of(cls, data: _Data, found: Solution, powers: Any, method: str) -> _Solved:
+        """The solution as the caller wants it, 2^powers times what was found."""
+        x = data.result(found.x, powers)
         if not np.isfinite(x).all():
             raise ValueError(
                 f"x has entries beyond the largest {x.dtype}, {np.finfo(x.dtype).max:.3g}: divide y by a power of ten, "
@@ -428,15 +432,15 @@ def _one(
 ) -> _Solved:
     """The solution for one damp."""
     problem = given.damped(damp).scaled()
-    power, right = problem.solution_power, problem.right_side(data.images)
-    report = None if callback is None else (lambda x: callback(data.result(x, power)))
+    powers, right = data.powers + problem.solution_power, problem.right_side(data.images)
+    report = None if callback is None else (lambda x: callback(data.result(x, powers)))
     inverse = choose(problem, rtol)
     if inverse.exact:
         first: NDArray[Any] | None = inverse.solve(data.images)
     else:
-        first = None if start is None else times_power(start.reshape(right.shape), -(data.powers + power))
+        first = None if start is None else times_power(start.reshape(right.shape), -powers)
     found = conjugate_gradients(problem, right, inverse, start=first, rtol=rtol, maxiter=most, callback=report)
-    return _Solved.of(data, found, power, _method(inverse, found, rtol))
+    return _Solved.of(data, found, powers, _method(inverse, found, rtol))
 
 
 def _method(inverse: Inverse, found: Solution, rtol: float) -> str:
@@ -446,46 +450,70 @@ def _method(inverse: Inverse, found: Solution, rtol: float) -> str:
     return "cg" if inverse.name == "identity" else f"cg, preconditioned by {inverse.name}"
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """What several dampings share: the problem of damp 1, and its modes where there is a closed form.
+
+    For the damp 2^(a - r) d of the caller, x is 2^(exponent - a) times that of the images for the damp d.
+    """
+
+    given: Problem
+    data: _Data
+    unit: Problem
+    a: int
+    r: int
+    images: NDArray[Any]
+    exponent: int
+
+    @classmethod
+    def of(cls, given: Problem, data: _Data) -> _Shared:
+        return cls(given, data, *given.of_one(), *data.together())
+
+    @cached_property
+    def inverse(self) -> Inverse | None:
+        """The closed form."""
+        return exact(self.unit)
+
+    @cached_property
+    def modes(self) -> Modes | None:
+        """The data in its bases."""
+        return None if self.inverse is None else self.inverse.modes(self.images)
+
+    def chosen(self, rule: str, noise: float | None, most: int) -> float:
+        """The damp that a rule takes."""
+        if not self.images.any():
+            raise ValueError(f"damp={rule!r} is chosen by the data, and y has none: all of it is zero")
+        size = None if noise is None else math.ldexp(noise, -self.exponent) * math.sqrt(self.data.entries)
+        return math.ldexp(chosen(rule, self.unit, self.modes, self.images, size, most), self.a - self.r)
+
+
 def _path(
-    given: Problem, data: _Data, damps: tuple[float, ...], start: NDArray[Any] | None, rtol: float, most: int
+    shared: _Shared, damps: tuple[float, ...], start: NDArray[Any] | None, rtol: float, most: int
 ) -> list[_Solved]:
     """The solutions for several dampings."""
-    unit, a, r = given.of_one()
-    scaled = {damp: math.ldexp(damp, r - a) for damp in damps}
+    unit, data, powers = shared.unit, shared.data, shared.exponent - shared.a
+    scaled = {damp: math.ldexp(damp, shared.r - shared.a) for damp in damps}
     near = sorted({damp for damp in damps if 1 / _FAR < scaled[damp] < _FAR}, reverse=True)
-    found = {damp: _one(given, data, damp, start, rtol, most, None) for damp in set(damps) - set(near)}
-    right, inverse = unit.right_side(data.images), exact(unit)
-    if inverse is not None:
-        modes = inverse.modes(data.images)
-        for damp in near:
-            problem = unit.damped(scaled[damp])
-            late = _Late(problem, inverse.name)
-            first = modes.solution(scaled[damp])
-            solution = conjugate_gradients(problem, right, late, start=first, rtol=rtol, maxiter=most)
-            found[damp] = _Solved.of(data, solution, -a, _method(late, solution, rtol))
-    elif near and given.regularizer is None:
+    found = {damp: _one(shared.given, data, damp, start, rtol, most, None) for damp in set(damps) - set(near)}
+    right, begin = unit.right_side(shared.images), None
+    if shared.modes is None and unit.regularizer is None and near:
         wanted = [scaled[damp] for damp in near]
         solutions = shifted_conjugate_gradients(unit, right, wanted, rtol=rtol, maxiter=most)
-        for damp, solution in zip(near, solutions, strict=True):
-            found[damp] = _Solved.of(data, solution, -a, "cg, shifted")
-    else:
-        begin = None if start is None else times_power(start.reshape(right.shape), a - data.powers)
-        for damp in near:
-            problem = unit.damped(scaled[damp])
-            kind = choose(problem, rtol)
-            solution = conjugate_gradients(problem, right, kind, start=begin, rtol=rtol, maxiter=most)
-            found[damp], begin = _Solved.of(data, solution, -a, _method(kind, solution, rtol)), solution.x
+        return [
+            _Solved.of(data, solutions[near.index(d)], powers, "cg, shifted") if d in near else found[d] for d in damps
+        ]
+    if start is not None:
+        begin = times_power(start.reshape(right.shape), -powers)
+    for damp in near:
+        problem = unit.damped(scaled[damp])
+        if shared.modes is not None and shared.inverse is not None:
+            inverse: Inverse = _Late(problem, shared.inverse.name)
+            begin = shared.modes.solution(scaled[damp])
+        else:
+            inverse = choose(problem, rtol)
+        solution = conjugate_gradients(problem, right, inverse, start=begin, rtol=rtol, maxiter=most)
+        found[damp], begin = _Solved.of(data, solution, powers, _method(inverse, solution, rtol)), solution.x
     return [found[damp] for damp in damps]
-
-
-def _chosen(rule: str, given: Problem, data: _Data, noise: float | None, most: int) -> float:
-    """The damp that a rule takes."""
-    images, exponent = data.together()
-    if not images.any():
-        raise ValueError(f"damp={rule!r} is chosen by the data, and y has none: all of it is zero")
-    unit, a, r = given.of_one()
-    size = None if noise is None else math.ldexp(noise, -exponent) * math.sqrt(data.entries)
-    return math.ldexp(chosen(rule, unit, images, size, most), a - r)
 
 
 def _of_nothing(data: _Data, damps: float | tuple[float, ...]) -> tuple[NDArray[Any], SolveInfo]:

@@ -10,6 +10,7 @@ super-resolution (1 x s^D), the Woodbury identity inverts T T^H + damp^2 I in it
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -108,6 +109,13 @@ class Circulant(Inverse):
             return self._waves.backward(_product(vectors, np.moveaxis(coefficients, 0, -1)))
 
         return Modes(squares, held, np.moveaxis(moments, -1, 0), counts, images)
+
+    def rounded(self, dtype: np.dtype[Any]) -> Circulant:
+        """The same with blocks of another complex dtype, and so with transforms of it."""
+        found = copy.copy(self)
+        found._blocks = [block.astype(dtype) for block in self._blocks]
+        found._inverse = self._inverse.astype(dtype)
+        return found
 
     def _invert(self) -> NDArray[Any]:
         """The inverses of the blocks of the normal operator, or of the smaller ones of Woodbury. (F.., G, n, n)"""

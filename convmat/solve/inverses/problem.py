@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,8 @@ class Problem:
     regularizer: ImageOperator | None = None
     normal_power: int = 0
     solution_power: int = 0
+    asked: tuple[ImageOperator, ImageOperator | None] | None = field(default=None, compare=False)
+    """A and R as the caller gave them."""
 
     def scaled(self) -> Problem:
         """The same problem with A, R and damp near 1, so that no square overflows, or vanishes where it counts.
@@ -59,7 +61,7 @@ class Problem:
         if beyond:
             operator = times(2.0 ** -min(beyond, _FAR), operator)
         damp = math.ldexp(mantissa, d + r - a - beyond)
-        return Problem(operator, damp, regularizer, 2 * (a + beyond), min(beyond, _FAR) - a - 2 * beyond)
+        return Problem(operator, damp, regularizer, 2 * (a + beyond), min(beyond, _FAR) - a - 2 * beyond, self.asked)
 
     def of_one(self) -> tuple[Problem, int, int]:
         """The problem of damp 1 with A and R near 1, and their exponents a and r.
@@ -77,7 +79,8 @@ class Problem:
         return other
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Problem, tuple(getattr(self, field.name) for field in fields(self))  # what is cached is made again
+        kept = [part.name for part in fields(self) if part.name != "asked"]
+        return Problem, tuple(getattr(self, name) for name in kept)  # what is cached is made again
 
     @cached_property
     def measured(self) -> list[tuple[float, ImageOperator]]:
