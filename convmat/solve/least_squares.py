@@ -499,9 +499,9 @@ def _path(
     if shared.modes is None and unit.regularizer is None and near:
         wanted = [scaled[damp] for damp in near]
         solutions = shifted_conjugate_gradients(unit, right, wanted, rtol=rtol, maxiter=most)
-        return [
-            _Solved.of(data, solutions[near.index(d)], powers, "cg, shifted") if d in near else found[d] for d in damps
-        ]
+        for damp, one in zip(near, solutions, strict=True):
+            found[damp] = _Solved.of(data, one, powers, "cg, shifted")
+        near = []
     if start is not None:
         begin = times_power(start.reshape(right.shape), -powers)
     for damp in near:
