@@ -44,8 +44,14 @@ _PROBES = 8
 _HONEST = 0.1
 """The part of the degrees of freedom that must be left to the noise, or it is not told from the image."""
 
-_SOLVED_DECADES = 3, -4
+_SOLVED_DECADES = 1, -4
+"""Powers of ten between which the damp is looked for, from the largest down, where each is solved for."""
+
 _SOLVED_PER_DECADE = 2
+
+_SOLVED_PRECISION = 2e-3
+"""How precisely it is then looked for, relatively; about minima, the function changes by the square."""
+
 _SOLVED_RTOL = 1e-5
 
 
@@ -68,6 +74,11 @@ class _Sums(Protocol):
         """So many values in a row above the least one mean that it was the minimum."""
         ...
 
+    @property
+    def precision(self) -> float:
+        """How precisely the damp is looked for, relatively."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Summed:
@@ -88,6 +99,10 @@ class _Summed:
     @property
     def rises(self) -> int:
         return len(self.grid)  # all are looked at: there may be several minima
+
+    @property
+    def precision(self) -> float:
+        return _TOLERANCE / 10
 
     @property
     def grid(self) -> NDArray[np.float64]:
@@ -117,7 +132,11 @@ class _Solved:
 
     @property
     def rises(self) -> int:
-        return 2
+        return 1
+
+    @property
+    def precision(self) -> float:
+        return _SOLVED_PRECISION
 
     @property
     def grid(self) -> NDArray[np.float64]:
@@ -252,7 +271,7 @@ def _minimum(sums: _Sums) -> float:
         lambda log: math.log(max(_validation(sums, math.exp(log)), np.finfo(np.float64).tiny)),
         bounds=(math.log(low), math.log(high)),
         method="bounded",
-        options={"xatol": _TOLERANCE / 10},
+        options={"xatol": sums.precision},
     )
     return math.exp(float(found.x))
 
@@ -273,7 +292,7 @@ def _root(sums: _Sums, noise: float) -> NDArray[np.float64]:
         lambda log: sums.residual(math.exp(log)) - noise,
         math.log(float(damp)),
         math.log(above),
-        xtol=_TOLERANCE / 10,
+        xtol=sums.precision,
     )
     return np.array([math.exp(float(found)), 0.0])
 

@@ -57,7 +57,8 @@ def choose(problem: Problem, rtol: float) -> Inverse:
     kept: tuple[tuple[float, Inverse], ...] = home.__dict__.get("_prepared", ())
     for wanted, inverse in kept:
         last = inverse.problem
-        same = last.damp == problem.damp and last.asked is not None and last.asked[1] is regularizer
+        scale = (last.damp, last.normal_power) == (problem.damp, problem.normal_power)  # of A and R, in `scaled`
+        same = scale and last.asked is not None and last.asked[1] is regularizer
         if same and (inverse.exact or wanted == rtol):
             return inverse
     made = _made(problem, rtol)
