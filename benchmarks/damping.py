@@ -2,8 +2,8 @@
 
 A photograph, blurred, with a noise of 0.01. Times are over that of one solution with the damp of "discrepancy": a path
 of 20 dampings in the two decades around it, the choice of a damp with its solution, and the L-curve of the 20; for the
-path also over the sum of 20 solutions, one by one. Each solution of an operator of its own, so that nothing is kept from
-the one before. The smallest of several alternating times counts. Run it on an idle machine.
+path also over the sum of 20 solutions, one by one. Each solution is of an operator of its own, so that nothing is kept
+from the one before. The smallest of several alternating times counts. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -88,9 +88,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rtol", type=float, default=1e-6)
     options = parser.parse_args()
-    print(
-        "| N | blur, border | method | one | the smallest | 20 at once | discrepancy | gcv | lcurve | 20 alone over at once |"
-    )
+    columns = "method | one | the smallest | 20 at once | discrepancy | gcv | lcurve | 20 alone over at once"
+    print(f"| N | blur, border | {columns} |")
     print("|" + "---|" * 10)
     for size in options.sizes:
         for name in options.cases:

@@ -60,6 +60,8 @@ def main() -> None:
         output("solve.py", pinned=True),
         "### Kernels that are not separable, at real borders\n",
         output("motion.py", pinned=True),
+        "### Many dampings, and one that the data choose\n",
+        output("damping.py", pinned=True),
         "### An image that does not fit, from zarr to zarr\n",
         output("gigapixel.py", "--sizes", "8192", "32768"),
         output("gigapixel.py", "--solve", "--sizes", "8192", "--chunk", "4096"),
