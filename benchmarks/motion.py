@@ -20,7 +20,9 @@ from solve import BORDERS, blurred, motion
 
 from convmat import Conv2d, tikhonov
 from convmat.products.threads import blas_on_one_thread
-from convmat.solve import solver
+from convmat.solve.inverses import INVERSES, Problem
+from convmat.solve.inverses.cg import conjugate_gradients
+from convmat.solve.solver import problem_of
 
 RTOL = 1e-6
 
@@ -57,10 +59,10 @@ def seconds(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 @blas_on_one_thread()
-def by(kind: str, problem: solver.Problem, right: np.ndarray) -> int:
+def by(kind: str, problem: Problem, right: np.ndarray) -> int:
     """Steps of conjugate gradients with a preconditioner, which is made first."""
-    inverse = solver.INVERSES[kind](problem)
-    return solver.conjugate_gradients(problem, right, inverse, rtol=RTOL, maxiter=10000).iterations
+    inverse = INVERSES[kind](problem)
+    return conjugate_gradients(problem, right, inverse, rtol=RTOL, maxiter=10000).iterations
 
 
 def row(size: int, kernel: str, border: str, damp: float, images: int, repeats: int, slow: bool) -> str:
@@ -80,7 +82,7 @@ def row(size: int, kernel: str, border: str, damp: float, images: int, repeats: 
         return found
 
     solve = {"rtol": RTOL, "maxiter": 10000}
-    plain = solver._problem(A, damp, None).scaled()
+    plain = problem_of(A, damp, None).scaled()
     right = plain.right_side(y[:, None])
     plain.normal(right)  # the plans of the products are made before the clock runs
     for _ in range(repeats):

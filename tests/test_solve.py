@@ -14,10 +14,11 @@ import convmat.solve.inverses.framed
 import convmat.solve.inverses.schwarz
 from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Diagonal, check_adjoint
 from convmat.products import Products
+from convmat.solve import SolveInfo, normal, preconditioner, tikhonov
 from convmat.solve.inverses import INVERSES, UnsupportedError
 from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import expected, expected_steps
-from convmat.solve.solver import Preconditioner, SolveInfo, _problem, normal, preconditioner, tikhonov
+from convmat.solve.solver import Preconditioner, problem_of
 from tests.oracle import MODES
 from tests.strategies import CONV, layers, tries
 
@@ -51,7 +52,7 @@ def assert_solves(A, damp, method=None, R=None, kind=None, seed=0):
     expected = dense_solution(A, y, damp, R)
     scale = np.abs(expected).max() or 1
     if kind is not None:
-        problem = _problem(A, damp, R)
+        problem = problem_of(A, damp, R)
         inverse = INVERSES[kind](problem)
         assert inverse.exact
         wide = np.result_type(y, np.float64, problem.dtype)
@@ -145,7 +146,7 @@ FUSED = [
     "A", [B for A in FUSED for B in (A, A.T) if B is not DEPTHWISE.T], ids=lambda A: f"{A.shape} {A.method} {A.dtype}"
 )
 def test_one_product_replaces_two(A, monkeypatch):
-    problem = _problem(A, 0.5, None)
+    problem = problem_of(A, 0.5, None)
     x = random(np.random.default_rng(1), (2, problem.channels, *problem.size), np.complex128)
     matrix = A.toarray()
     expected = x.reshape(2, -1) @ (matrix.conj().T @ matrix + 0.25 * np.eye(matrix.shape[1])).T
@@ -406,7 +407,7 @@ def test_patches_are_those_of_the_normal_operator(mode, shape, monkeypatch):
         "line": lambda: Conv1d(rng.standard_normal(6), 150, stride=2, padding=(-1, 3) and 3, dilation=2,
                                padding_mode=mode),
     }[shape]()  # fmt: skip
-    problem = _problem(A, 0.3, None)
+    problem = problem_of(A, 0.3, None)
     made = INVERSES["schwarz"](problem)
     assert not made.exact
     whole = normal(A, 0.3).toarray()
@@ -478,7 +479,7 @@ def test_framed_steps_lead_to_the_dense_solution(damp, shape, mode, monkeypatch)
         "line": lambda: Conv1d(rng.standard_normal(5), 150, dilation=2, padding=4, padding_mode=mode),
         "valid": lambda: Conv2d(rng.standard_normal((2, 3)), (15, 14)),
     }[shape]()
-    problem = _problem(A, damp, None)
+    problem = problem_of(A, damp, None)
     y = rng.standard_normal((2, *A.output_shape))
     inverse = INVERSES["framed"](problem)
     assert inverse.apply(problem.right_side(y)).dtype == problem.dtype
@@ -508,7 +509,7 @@ def test_framed_refuses(words, A):
 
 def test_an_axis_without_border_has_no_frame():
     A = Conv2d(np.random.default_rng(4).random((5, 5)) / 12, (90, 40), padding=2, padding_mode=("zeros", "circular"))
-    inverse = INVERSES["framed"](_problem(A, 0.1, None))
+    inverse = INVERSES["framed"](problem_of(A, 0.1, None))
     assert {corner[0] for corners, _ in inverse._patches for corner in corners.tolist()} == {0, 90 - 16}
     assert inverse._torus.problem.size == (96, 40)
 
@@ -525,7 +526,7 @@ def test_an_axis_without_border_has_no_frame():
 def test_auto_takes_what_is_expected_to_be_first(kind, weight, size, damp):
     A = Conv2d(weight, (size, size), padding=len(weight) // 2, padding_mode="reflect")
     assert preconditioner(A, damp).kind == kind
-    seconds = expected(_problem(A, damp, None).scaled(), 1e-6)
+    seconds = expected(problem_of(A, damp, None).scaled(), 1e-6)
     assert min(seconds, key=seconds.get) == kind
 
 
@@ -535,7 +536,7 @@ def test_auto_takes_what_is_expected_to_be_first(kind, weight, size, damp):
 def test_steps_are_foreseen_within_a_factor_of_two(kind, damp, kernel):
     weight = KERNELS[kernel]()
     A = Conv2d(weight, (96, 96), padding=len(weight) // 2, padding_mode="reflect")
-    problem = _problem(A, damp, None).scaled()
+    problem = problem_of(A, damp, None).scaled()
     right = problem.right_side(blurred(A).reshape(1, *A.output_shape))
     taken = conjugate_gradients(problem, right, INVERSES[kind](problem), rtol=1e-6, maxiter=2000).iterations
     assert taken / 2 <= expected_steps(problem, 1e-6)[kind] <= 2 * taken
@@ -661,7 +662,7 @@ def test_kinds_that_do_not_exist():
     B = Conv2d(np.ones((2, 2, 3, 3)), (8, 8), stride=2)
     for kind in ("kronecker", "dct"):
         with pytest.raises(UnsupportedError):
-            INVERSES[kind](_problem(B, 0.1, None))
+            INVERSES[kind](problem_of(B, 0.1, None))
 
 
 # ---------------------------------------------------------------------------------------------- what converged means

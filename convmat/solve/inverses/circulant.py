@@ -23,6 +23,7 @@ from convmat.operators import Convolution
 from convmat.operators.stencils import regrouped
 from convmat.products.symbol import stored, symbol
 from convmat.products.waves import Waves
+from convmat.solve.inverses.modes import Modes, of_blocks
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice
 from convmat.solve.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of
 from convmat.spectrum.values import is_periodic
@@ -101,6 +102,20 @@ class Circulant(Inverse):
         found._blocks = [block.astype(dtype) for block in self._blocks]
         found._inverse = self._inverse.astype(dtype)
         return found
+
+    def modes(self, y: NDArray[Any]) -> Modes:
+        count = len(self.problem.measured)
+        penalties = self._blocks[count:]
+        squares, held, vectors = of_blocks(
+            np.concatenate(self._blocks[:count], axis=-2), np.concatenate(penalties, axis=-2) if penalties else None
+        )
+        moments = _adjoint_product(vectors, self._waves.forward(self.problem.right_side(y)))
+        counts = self._waves.multiplicity()[..., None, None]
+
+        def images(coefficients: NDArray[Any]) -> NDArray[Any]:
+            return self._waves.backward(_product(vectors, np.moveaxis(coefficients, 0, -1)))
+
+        return Modes(squares, held, np.moveaxis(moments, -1, 0), counts, images)
 
     def _invert(self) -> NDArray[Any]:
         """The inverses of the blocks of the normal operator, or of the smaller ones of Woodbury. (F.., G, n, n)"""

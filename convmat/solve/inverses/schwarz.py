@@ -21,8 +21,9 @@ from scipy import linalg
 
 from convmat import matrix
 from convmat.operators import Convolution, ImageOperator
+from convmat.solve.inverses.modes import Modes, of_grams, of_matrices
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice, reach, resized_geometry
-from convmat.solve.inverses.terms import UnsupportedError, is_forward, terms_of
+from convmat.solve.inverses.terms import UnsupportedError, is_forward
 
 PATCH_UNKNOWNS = 576
 """Unknowns in a patch: 24 x 24 in the plane. With 32 x 32, a quarter fewer steps, each twice as long."""
@@ -85,14 +86,39 @@ class Schwarz(Inverse):
         columns = linalg.solve_triangular(self._whole[1], self._whole[0] @ y.reshape(len(y), -1).T)
         return np.ascontiguousarray(columns.T).reshape(len(y), self.problem.channels, *self.problem.size)
 
+    def modes(self, y: NDArray[Any]) -> Modes:
+        problem = self.problem
+        penalties = [w * t.toarray() for w, t in problem.penalised]
+        entries = math.prod(problem.operator.shape) + sum(len(part) for part in penalties) * problem.unknowns
+        if entries <= _WHOLE_ENTRIES:
+            held = np.vstack(penalties).astype(problem.dtype) if penalties else None
+            a, b, vectors = of_matrices(problem.operator.toarray().astype(problem.dtype), held)
+        else:
+            eye = np.eye(problem.unknowns, dtype=problem.dtype)
+            grams = [self._gram(terms) if terms else eye for terms in (problem.measured, problem.penalised)]
+            a, b, vectors = of_grams(*grams)
+        moments = problem.right_side(y).reshape(len(y), -1) @ vectors.conj()
+
+        def images(coefficients: NDArray[Any]) -> NDArray[Any]:
+            found = np.asarray(coefficients @ vectors.T)
+            return found.reshape(len(found), problem.channels, *problem.size)
+
+        return Modes(a, b, moments, np.ones(1), images)
+
+    def _gram(self, terms: list[tuple[float, ImageOperator]]) -> NDArray[Any]:
+        total = np.zeros((self.problem.unknowns,) * 2, dtype=self.problem.dtype)
+        for weight, term in terms:
+            matrix = term.tosparse()
+            total += (weight**2 * (matrix.conj().T @ matrix)).toarray()
+        return total
+
     @cached_property
     def _whole(self) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """Q^H of the rows of A, and R, of [A; damp R] = Q R: squares lose half of the digits, and this does not."""
-        problem = self.problem
-        (rows, cols), others = problem.operator.shape, problem.weights[len(terms_of(problem.operator)) :]
+        problem, (rows, cols) = self.problem, self.problem.operator.shape
         if not self.exact or rows * cols > _WHOLE_ENTRIES:
             return None
-        penalties = [w * t.toarray() for w, t in zip(others, problem.terms[-len(others) :], strict=False) if others]
+        penalties = [problem.damp * w * t.toarray() for w, t in problem.penalised]
         identity = math.sqrt(problem.shift) * np.eye(cols)
         stack = np.vstack([problem.operator.toarray(), *penalties, identity]).astype(problem.dtype)
         q, r = linalg.qr(stack, mode="economic")
