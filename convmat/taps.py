@@ -1,8 +1,9 @@
 """One axis of a convolution: which input sample an output reads through which tap.
 
 Along one axis, output ``m`` reads through tap ``k`` the sample ``s m + d k - lo`` of the *extended* input. The padding
-mode says which sample of the input that is, or none (a zero). Stride, dilation, padding and padding mode appear in this
-module and in `convmat.parts`, which cuts an axis, and nowhere else: everything above them asks an `Axis`.
+mode says which sample of the input that is, or none (a zero), or of which samples it is the weighted sum. Stride,
+dilation, padding and padding mode appear in this module and in `convmat.parts`, which cuts an axis, and nowhere else:
+everything above them asks an `Axis`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +52,43 @@ EXTENSIONS: dict[str, Callable[[Index, int], Index]] = {
     "circular": _circular,
     "symmetric": _symmetric,
 }
-"""Padding mode -> (index in the extended input, input size) -> index in the input, or `ZERO`."""
+"""Padding mode that copies -> (index in the extended input, input size) -> index in the input, or `ZERO`."""
+
+Sources = tuple[Index, Index]
+"""Samples, `ZERO` where there is none, and their weights, one row of them for each position. (.., terms) both"""
+
+
+def _antireflect(i: Index, n: int) -> Sources:
+    """Point reflections about both ends, x[-i] = 2 x[0] - x[i], again and again: N - 1 samples on, all is x_end - x_0 more."""
+    if n == 1:
+        return _copied(np.zeros_like(i))
+    q, r = np.divmod(i, n - 1)
+    odd = q % 2
+    inside = (i >= 0) & (i < n)
+    samples = np.stack([np.where(inside, i, np.where(odd, n - 1 - r, r)), np.full_like(i, n - 1), np.zeros_like(i)], -1)
+    weights = np.stack([np.where(odd, -1, 1), q + odd, odd - q], -1)
+    weights[inside] = 1, 0, 0
+    return np.where(weights, samples, ZERO), weights
+
+
+def _copied(samples: Index) -> Sources:
+    return samples[..., None], np.not_equal(samples, ZERO).astype(np.int64)[..., None]
+
+
+COMBINATIONS: dict[str, Callable[[Index, int], Sources]] = {"antireflect": _antireflect}
+"""Padding mode that combines -> (index in the extended input, input size) -> the samples that are summed there."""
+
+MODES = (*EXTENSIONS, *COMBINATIONS)
+"""The padding modes."""
+
+
+class Reads(NamedTuple):
+    """Which of some outputs reads which sample through which tap, and with which weight. (reads,) each"""
+
+    output: Index
+    tap: Index
+    sample: Index
+    weight: Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +134,18 @@ class Axis:
     def sends_nothing_back(self) -> bool:
         """Whether the transpose adds nothing of the border of the extended input to the input: zeros, or no border."""
         return self.mode == "zeros" or (self.lo <= 0 and self.hi <= 0)
+
+    @property
+    def combines(self) -> bool:
+        """Whether positions of the extended input are weighted sums of several samples: then there is no table."""
+        return self.mode in COMBINATIONS and (self.lo > 0 or self.hi > 0)
+
+    @property
+    def extended(self) -> Axis:
+        """The axis on the input that is extended already where positions `combines` samples: no border matters there."""
+        if self.mode not in COMBINATIONS:
+            return self
+        return replace(self, size=self.padded, lo=0, hi=0, mode="zeros") if self.combines else replace(self, mode="zeros")
 
     @property
     def moves_nothing(self) -> bool:
@@ -186,6 +236,20 @@ class Axis:
             outputs = np.arange(self.output, dtype=np.int64)
         return EXTENSIONS[self.mode](self.reach(outputs), self.size)
 
+    def sources(self, positions: Index) -> Sources:
+        """The samples that positions, counted from the first input sample, are the weighted sums of. (.., terms)"""
+        if self.mode in COMBINATIONS:
+            return COMBINATIONS[self.mode](positions, self.size)
+        return _copied(EXTENSIONS[self.mode](positions, self.size))
+
+    def reads(self, outputs: Index | None = None) -> Reads:
+        """Every read of the given outputs (of all by default): by output, then by tap."""
+        if outputs is None:
+            outputs = np.arange(self.output, dtype=np.int64)
+        samples, weights = self.sources(self.reach(outputs))
+        output, tap, term = np.nonzero(samples != ZERO)
+        return Reads(output, tap, samples[output, tap, term], weights[output, tap, term])
+
     def extension(self, start: int, stop: int) -> Index:
         """The input sample at each of the positions [start, stop) of the extended input. (stop - start,)"""
         return EXTENSIONS[self.mode](np.arange(start, stop, dtype=np.int64) - self.lo, self.size)
@@ -219,6 +283,17 @@ def joint_table(axes: Sequence[Axis]) -> Index:
     for axis in axes:
         reads = paired(joint[:, None, :, None], axis.table()[None, :, None, :], axis.size)
         joint = reads.reshape(len(joint) * axis.output, joint.shape[1] * axis.taps)
+    return joint
+
+
+def joint_reads(axes: Sequence[Axis]) -> Reads:
+    """The reads of several axes, outputs, taps and samples in C order each; weights are multiplied."""
+    joint = Reads(*(np.full(1, start, dtype=np.int64) for start in (0, 0, 0, 1)))
+    for axis in axes:
+        along = axis.reads()
+        sizes = zip(joint[:3], along[:3], (axis.output, axis.taps, axis.size), strict=True)
+        numbers = ((outer[:, None] * size + inner).reshape(-1) for outer, inner, size in sizes)
+        joint = Reads(*numbers, np.multiply.outer(joint.weight, along.weight).reshape(-1))
     return joint
 
 

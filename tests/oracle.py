@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-MODES = ("zeros", "reflect", "replicate", "circular", "symmetric")
+MODES = ("zeros", "reflect", "replicate", "circular", "symmetric", "antireflect")
 
 
 def source(i, n, mode):
@@ -26,6 +26,22 @@ def source(i, n, mode):
         else:
             raise KeyError(mode)
     return i
+
+
+def sources(i, n, mode):
+    """The samples that position i reads, and how often each is counted: {} for a zero."""
+    if mode != "antireflect":
+        at = source(i, n, mode)
+        return {} if at is None else {at: 1}
+    if 0 <= i < n:
+        return {i: 1}
+    if n == 1:
+        return {0: 1}
+    end = 0 if i < 0 else n - 1  # a point reflection about the sample at the end: twice that, less the other side
+    found = {end: 2}
+    for at, times in sources(end + (end - i), n, mode).items():
+        found[at] = found.get(at, 0) - times
+    return {at: times for at, times in found.items() if times}
 
 
 def count(first, last, step):
@@ -73,13 +89,15 @@ def dense(weight, size, *, stride, padding, dilation, groups=1, padding_mode="ze
     matrix = np.zeros((outs, *outputs, per_group * groups, *size), dtype=np.result_type(kernel, np.int8))
     for m in itertools.product(*map(range, outputs)):
         for k in itertools.product(*map(range, taps)):
-            at = [source(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], modes[a]) for a in range(ndim)]
-            if None in at:
-                continue
-            for o in range(outs):
-                first = (o // (outs // groups)) * per_group
-                for c in range(per_group):
-                    matrix[(o, *m, first + c, *at)] += kernel[(o, c, *k)]
+            reads = [
+                sources(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], modes[a]) for a in range(ndim)
+            ]
+            for at in itertools.product(*reads):
+                times = math.prod(read[i] for read, i in zip(reads, at, strict=True))
+                for o in range(outs):
+                    first = (o // (outs // groups)) * per_group
+                    for c in range(per_group):
+                        matrix[(o, *m, first + c, *at)] += times * kernel[(o, c, *k)]
     return matrix.reshape(outs * math.prod(outputs), per_group * groups * math.prod(size))
 
 
@@ -97,7 +115,8 @@ def dense_local(weight, size, **layer):
 
 def pattern(weight_shape, size, **layer):
     """Which entries of the matrix are stored: those that some tap reads, whatever its weight."""
-    return dense(np.ones(weight_shape, dtype=np.int64), size, **layer) != 0
+    generic = np.random.default_rng(0).uniform(1, 2, weight_shape)  # no sum of these and of their multiples vanishes
+    return dense(generic, size, **layer) != 0
 
 
 def dense_transpose(weight, size, *, stride, padding, dilation, extra, groups=1, padding_mode="zeros", flip=False):
@@ -117,11 +136,11 @@ def dense_transpose(weight, size, *, stride, padding, dilation, extra, groups=1,
         for m in itertools.product(*map(range, size)):
             for k in itertools.product(*map(range, taps)):
                 stamp = [m[a] * stride[a] + k[a] * dilation[a] - padding[a][0] for a in range(ndim)]
-                at = [source(i, n, mode) for i, n, mode in zip(stamp, outputs, modes, strict=True)]
-                if None in at:
-                    continue
-                for o in range(per_group):
-                    matrix[(group * per_group + o, *at, c, *m)] += kernel[(c, o, *k)]
+                reads = [sources(i, n, mode) for i, n, mode in zip(stamp, outputs, modes, strict=True)]
+                for at in itertools.product(*reads):
+                    times = math.prod(read[i] for read, i in zip(reads, at, strict=True))
+                    for o in range(per_group):
+                        matrix[(group * per_group + o, *at, c, *m)] += times * kernel[(c, o, *k)]
     return matrix.reshape(per_group * groups * math.prod(outputs), ins * math.prod(size))
 
 
