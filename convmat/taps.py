@@ -137,15 +137,15 @@ class Axis:
 
     @property
     def combines(self) -> bool:
-        """Whether positions of the extended input are weighted sums of several samples: then there is no table."""
-        return self.mode in COMBINATIONS and (self.lo > 0 or self.hi > 0)
+        """Whether the extended input is not the input, and may sum several samples at a position: there is no table."""
+        return self.mode in COMBINATIONS and (self.lo, self.hi) != (0, 0)
 
     @property
     def extended(self) -> Axis:
-        """The axis on the input that is extended already where positions `combines` samples: no border matters there."""
+        """The axis on the input that is extended already, if its padding mode sums several samples."""
         if self.mode not in COMBINATIONS:
             return self
-        return replace(self, size=self.padded, lo=0, hi=0, mode="zeros") if self.combines else replace(self, mode="zeros")
+        return replace(self, size=self.padded, lo=0, hi=0, mode="zeros")
 
     @property
     def moves_nothing(self) -> bool:

@@ -27,6 +27,7 @@ from convmat.operators.factors import Crop, IndexMap, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.operators.local import LocalConv
 from convmat.parts import AxisPart, Runs, count, folds_nothing_into, giving, joined, places, reaching
+from convmat.taps import EXTENSIONS
 
 Box = tuple[Runs, ...]
 """Ranges along each axis."""
@@ -217,7 +218,8 @@ def _spatial(geometry: Geometry, box: Box, transpose: bool) -> tuple[list[AxisPa
     channels, along = (box[0], box[1:]) if geometry.channels else (((0, 1),), box)
     axes = geometry.axes
     if transpose:
-        bare = map(folds_nothing_into, axes, along)
+        # what sums samples at the border is extended first, and so are its parts, to be rounded as it is
+        bare = (axis.mode in EXTENSIONS and folds_nothing_into(axis, runs) for axis, runs in zip(axes, along, strict=True))
         axes = tuple(replace(axis, mode="zeros") if plain else axis for axis, plain in zip(axes, bare, strict=True))
     parts = list(map(reaching if transpose else giving, axes, along))
     hull = (channels[0][0], channels[-1][1])
