@@ -509,9 +509,7 @@ class _Layer:
         groups = _int("groups", groups, least=1)
         modes = padding_mode if _is_list(padding_mode) else (padding_mode,) * dims
         if not all(isinstance(mode, str) for mode in modes):
-            raise TypeError(
-                f"padding_mode={padding_mode!r} must be a word, or one per spatial axis: {_words(MODES)}"
-            )
+            raise TypeError(f"padding_mode={padding_mode!r} must be a word, or one per spatial axis: {_words(MODES)}")
         if len(modes) != dims:
             _fail("padding_mode", padding_mode, f"must be a word or have one per spatial axis, {dims}")
         if not set(modes) <= set(MODES):

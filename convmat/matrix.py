@@ -75,7 +75,7 @@ def conv_matrix(
         (output size ceil(N / s), as ONNX).
     groups : int
         Divides the channels into groups that do not mix.
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric", "antireflect"}, or one per axis
     flip : bool
         Flip the kernel on every spatial axis: the true convolution.
     rows : slice or tuple of slice, optional

@@ -235,8 +235,6 @@ class _Border:
     def agrees(self, inputs: Runs, shift: int, size: int) -> bool:
         """Whether the same positions of an input of these samples alone read the same samples."""
         samples, weights = replace(self._axis, size=size).sources(self._positions - shift)
-        if samples.shape != self._samples.shape:
-            return False
         return bool(((samples == _ranks(self._samples, inputs)) & (weights == self._weights)).all())
 
 

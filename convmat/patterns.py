@@ -23,7 +23,7 @@ Entries = tuple[Index, Index, Index, Index]
 
 @dataclass(frozen=True, slots=True)
 class Sets:
-    """Sets of taps: an entry is the sum of the weights of one, each times its factor. Set k < K is tap k alone, once."""
+    """Sets of taps: an entry is the sum of the weights of a set, each times its factor. Set k < K is tap k alone."""
 
     taps: Index  # (T, width), ascending, filled up with -1
     factors: Index  # (T, width)

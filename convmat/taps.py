@@ -59,15 +59,18 @@ Sources = tuple[Index, Index]
 
 
 def _antireflect(i: Index, n: int) -> Sources:
-    """Point reflections about both ends, x[-i] = 2 x[0] - x[i], again and again: N - 1 samples on, all is x_end - x_0 more."""
-    if n == 1:
-        return _copied(np.zeros_like(i))
-    q, r = np.divmod(i, n - 1)
-    odd = q % 2
-    inside = (i >= 0) & (i < n)
-    samples = np.stack([np.where(inside, i, np.where(odd, n - 1 - r, r)), np.full_like(i, n - 1), np.zeros_like(i)], -1)
-    weights = np.stack([np.where(odd, -1, 1), q + odd, odd - q], -1)
-    weights[inside] = 1, 0, 0
+    """Point reflections about both ends, x[-i] = 2 x[0] - x[i], again and again; of one sample, copies.
+
+    Two of them move the image by 2 (N - 1) samples, and add 2 (x[N-1] - x[0]) to it.
+    """
+    behind = i > 0  # there, positions between two ends are counted up to the far one, as before the input
+    q, r = np.divmod(i - behind, max(n - 1, 1))
+    r += behind
+    odd, copied = q % 2, ((i >= 0) & (i < n)) | (n == 1)
+    moved = np.where(copied, np.clip(i, 0, n - 1), np.where(odd, n - 1 - r, r))
+    samples = np.stack([moved, np.full_like(i, n - 1), np.zeros_like(i)], -1)
+    weights = np.stack([1 - 2 * odd, q + odd, odd - q], -1)
+    weights[copied] = 1, 0, 0
     return np.where(weights, samples, ZERO), weights
 
 
@@ -288,13 +291,22 @@ def joint_table(axes: Sequence[Axis]) -> Index:
 
 def joint_reads(axes: Sequence[Axis]) -> Reads:
     """The reads of several axes, outputs, taps and samples in C order each; weights are multiplied."""
-    joint = Reads(*(np.full(1, start, dtype=np.int64) for start in (0, 0, 0, 1)))
+    one = np.ones(1, dtype=np.int64)
+    joint = Reads(0 * one, 0 * one, 0 * one, one)
     for axis in axes:
         along = axis.reads()
-        sizes = zip(joint[:3], along[:3], (axis.output, axis.taps, axis.size), strict=True)
-        numbers = ((outer[:, None] * size + inner).reshape(-1) for outer, inner, size in sizes)
-        joint = Reads(*numbers, np.multiply.outer(joint.weight, along.weight).reshape(-1))
+        joint = Reads(
+            _numbered(joint.output, along.output, axis.output),
+            _numbered(joint.tap, along.tap, axis.taps),
+            _numbered(joint.sample, along.sample, axis.size),
+            np.multiply.outer(joint.weight, along.weight).reshape(-1),
+        )
     return joint
+
+
+def _numbered(outer: Index, inner: Index, size: int) -> Index:
+    """The numbers of all pairs, in C order, where the inner ones are below `size`."""
+    return (outer[:, None] * size + inner).reshape(-1)
 
 
 def without_idle(axes: Sequence[Axis]) -> list[Axis]:

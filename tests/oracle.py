@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 
-MODES = ("zeros", "reflect", "replicate", "circular", "symmetric", "antireflect")
+COPYING = ("zeros", "reflect", "replicate", "circular", "symmetric")
+"""Padding modes whose every position is one sample, or a zero."""
+
+MODES = (*COPYING, "antireflect")
 
 
 def source(i, n, mode):

@@ -219,7 +219,7 @@ def _spatial(geometry: Geometry, box: Box, transpose: bool) -> tuple[list[AxisPa
     axes = geometry.axes
     if transpose:
         # what sums samples at the border is extended first, and so are its parts, to be rounded as it is
-        bare = (axis.mode in EXTENSIONS and folds_nothing_into(axis, runs) for axis, runs in zip(axes, along, strict=True))
+        bare = (a.mode in EXTENSIONS and folds_nothing_into(a, runs) for a, runs in zip(axes, along, strict=True))
         axes = tuple(replace(axis, mode="zeros") if plain else axis for axis, plain in zip(axes, bare, strict=True))
     parts = list(map(reaching if transpose else giving, axes, along))
     hull = (channels[0][0], channels[-1][1])

@@ -229,7 +229,7 @@ class LocalConv2d(LocalConv):
     padding : int, tuple of int, tuple of (lo, hi) pairs, or str
         As for `Conv2d`.
     groups : int
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric", "antireflect"}, or one per axis
     flip : bool
         Flip each kernel on every spatial axis.
 

@@ -15,25 +15,13 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry, as_weight
 from convmat.products import measured, plan
 from convmat.products.direct import Direct, installed
-from convmat.products.extended import Extended
+from convmat.products.extended import Extended, Plan
 from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
 from convmat.products.gram import Images, gram
 from convmat.products.matrix import MatrixProduct
 from convmat.products.separable import Separable, separable_rank
 from convmat.products.threads import workers
-
-
-class Plan(Protocol):
-    """Both products, planned for one geometry and one kernel (C_out, C_in / groups, K_1..K_D)."""
-
-    def forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """A x: (batch, C_in, N_1..N_D) -> (batch, C_out, M_1..M_D)."""
-        ...
-
-    def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
-        """A^T y, without conjugation: (batch, C_out, M_1..M_D) -> (batch, C_in, N_1..N_D)."""
-        ...
 
 
 class Product(Plan, Protocol):

@@ -6,7 +6,7 @@ border back. What is extended is the border alone, so that both cost little more
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,17 @@ from convmat.geometry import Geometry
 from convmat.products.padding import extend, fold
 from convmat.taps import Axis
 
-if TYPE_CHECKING:
-    from convmat.products import Plan
+
+class Plan(Protocol):
+    """Both products, planned for one geometry and one kernel (C_out, C_in / groups, K_1..K_D)."""
+
+    def forward(self, x: NDArray[Any]) -> NDArray[Any]:
+        """A x: (batch, C_in, N_1..N_D) -> (batch, C_out, M_1..M_D)."""
+        ...
+
+    def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
+        """A^T y, without conjugation: (batch, C_out, M_1..M_D) -> (batch, C_in, N_1..N_D)."""
+        ...
 
 
 def extended_image(geometry: Geometry, x: NDArray[Any]) -> NDArray[Any]:

@@ -175,7 +175,7 @@ def schur_bounds(conv: Convolution, kernel: NDArray[Any], target: float) -> Iter
 
 
 def absolute(A: Convolution, weight: NDArray[Any]) -> ImageOperator:
-    """A with weights >= 0, and all else that is in its matrix: no entry of A with these weights is larger than one of it.
+    """A with weights >= 0, where what extends the image has its absolute matrix: no entry is smaller than one of |A|.
 
     By the method that adds up products of numbers >= 0 as they are: relative errors stay small in every entry.
     """

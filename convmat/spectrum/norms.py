@@ -126,8 +126,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     "antireflect" padding ||Pad||^2 is the product of 4 p + 2 or little more over the axes, and the bound is wide.
 
     *Schur test.* For any positive q, ||A||^2 <= || |A| ||^2 <= max_n (|A|^T |A| q)_n / q_n (Collatz and Wielandt),
-    which power iteration makes tight for weights of one sign, under every padding mode that copies. Its first step, q = 1, is at
-    most ||A||_1 ||A||_inf.
+    which power iteration makes tight for weights of one sign, under every padding mode that copies. Its first step,
+    q = 1, is at most ||A||_1 ||A||_inf.
 
     *Few channels.* A with the outputs (or inputs) of a few channels, A_1, A_2, ..., of rank one each, as differences
     along several axes: ||A||^2 <= ||A_1||^2 + ||A_2||^2 + ..., by SVDs.
