@@ -31,12 +31,14 @@ def csr_bytes(matrix):
     return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
 
 
-def taps(layer):
-    """Which tap each entry of A is, by the oracle."""
-    ones = np.ones(layer.weight.shape, dtype=np.int64)
-    numbers = np.broadcast_to(1 + np.arange(math.prod(layer.kernel_size)).reshape(layer.kernel_size), ones.shape)
-    sums, counts = (oracle.dense(weight, layer.size, **layer.options) for weight in (numbers, ones))
-    return np.select([counts == 0, counts > 1], [cli.NOTHING, cli.SUM], sums - 1)
+def taps(layer, dense):
+    """Which tap each entry of a matrix is, `dense` of a weight, by one whose taps are no sums of each other."""
+    kernel = np.random.default_rng(1).uniform(1, 2, layer.kernel_size)
+    matrix = dense(np.broadcast_to(kernel, layer.weight.shape))
+    labels = np.where(matrix == 0, cli.NOTHING, cli.SUM)
+    for tap, value in enumerate(kernel.ravel()):
+        labels[matrix == value] = tap
+    return labels
 
 
 def check_picture(printed, name, labels, down=4, across=2):
@@ -76,7 +78,7 @@ def test_a_hundred_geometries_agree_with_the_matrix(layer):
     assert float(found["density"].split()[0]) == pytest.approx(100 * A.nnz / math.prod(A.shape), rel=1e-3)
     sizes = [int(n) for n in re.findall(r"(?:^|, |alone )(\d+)\b", found["bytes"])]
     assert sizes == [csr_bytes(A), csr_bytes(A.T.tocsr()), 8 * layer.weight.size]
-    labels = taps(layer)
+    labels = taps(layer, lambda weight: oracle.dense(weight, layer.size, **layer.options))
     assert np.array_equal(labels != cli.NOTHING, stored(A))
     check_picture(printed, "A", labels)
     check_picture(printed, "A^T", labels.T)
@@ -92,10 +94,7 @@ def test_a_hundred_transposed_geometries_agree_with_the_matrix(case):
     B = convmat.conv_transpose_matrix(np.ones(layer.weight.shape), inputs, **layer.options, output_padding=extra)
     found = cli.entries(printed)
     assert found["nnz"] == f"{B.nnz} stored entries in B = A^T, {B.shape[0]} x {B.shape[1]}"
-    ones = np.ones(layer.weight.shape, dtype=np.int64)
-    number = np.broadcast_to(1 + np.arange(math.prod(layer.kernel_size)).reshape(layer.kernel_size), ones.shape)
-    sums, counts = (oracle.dense_transpose(w, inputs, **layer.options, extra=extra) for w in (number, ones))
-    labels = np.select([counts == 0, counts > 1], [cli.NOTHING, cli.SUM], sums - 1)
+    labels = taps(layer, lambda weight: oracle.dense_transpose(weight, inputs, **layer.options, extra=extra))
     assert np.array_equal(labels != cli.NOTHING, stored(B))
     check_picture(printed, "B = A^T", labels)
     check_picture(printed, "A", labels.T)
