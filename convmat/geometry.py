@@ -146,7 +146,7 @@ class Geometry:
     @property
     def extended(self) -> Geometry:
         """The geometry on the image that is extended along the axes which sum several samples; see `Axis.extended`."""
-        if not set(self.modes) & set(COMBINATIONS):
+        if not set(self.whole.modes) & set(COMBINATIONS):
             return self
         axes = [axis.extended for axis in self.axes]
         return replace(
