@@ -6,13 +6,14 @@ border back. What is extended is the border alone, so that both cost little more
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
-from convmat.products.padding import extend, fold
+from convmat.products.padding import combination, extend, fold, fold_border
 from convmat.taps import Axis
 
 
@@ -32,21 +33,44 @@ def extended_image(geometry: Geometry, x: NDArray[Any]) -> NDArray[Any]:
     """E x of images: (.., N_1..N_D) -> (.., size of `Geometry.extended`). The images themselves where E is nothing."""
     if not geometry.combines:
         return x
-    axes = _extending(geometry)
-    flat = extend(x.reshape(-1, *geometry.input_size), axes, [(0, axis.padded) for axis in axes])
-    return np.ascontiguousarray(flat).reshape(*x.shape[: -geometry.ndim], *flat.shape[1:])
+    axes, flat = _extending(geometry), x.reshape(-1, *geometry.input_size)
+    if _crops(axes):
+        z = np.ascontiguousarray(extend(flat, axes, [(0, axis.padded) for axis in axes]))
+    else:
+        z = np.empty((len(flat), *(axis.padded for axis in axes)), dtype=x.dtype)
+        inside = [slice(axis.lo, axis.lo + axis.size) for axis in axes]
+        z[(slice(None), *inside)] = flat
+        for dim, axis in enumerate(axes, start=1):
+            part = z[(*[slice(None)] * dim, slice(None), *inside[dim:])]
+            lines = part[(*[slice(None)] * dim, inside[dim - 1])]
+            for start, stop in ((0, axis.lo), (axis.lo + axis.size, axis.padded)):
+                if start < stop:
+                    part[(*[slice(None)] * dim, slice(start, stop))] = combination(lines, dim, axis, start, stop)
+    return z.reshape(*x.shape[: -geometry.ndim], *z.shape[1:])
 
 
 def folded_image(geometry: Geometry, z: NDArray[Any]) -> NDArray[Any]:
-    """E^T z of extended images: (.., size of `Geometry.extended`) -> (.., N_1..N_D)."""
-    flat = z.reshape(-1, *z.shape[-geometry.ndim :])
-    x = np.zeros((len(flat), *geometry.input_size), dtype=z.dtype)
-    fold(flat, _extending(geometry), 0, x)
+    """E^T z of extended images: (.., size of `Geometry.extended`) -> (.., N_1..N_D). Overwrites z."""
+    axes, flat = _extending(geometry), z.reshape(-1, *z.shape[-geometry.ndim :])
+    if _crops(axes):
+        x = np.zeros((len(flat), *geometry.input_size), dtype=z.dtype)
+        fold(flat, axes, 0, x)
+    else:
+        for dim, axis in [*enumerate(axes[1:], start=2), (1, axes[0])]:  # the order of `fold`
+            inside = flat[(*[slice(None)] * dim, slice(axis.lo, axis.lo + axis.size))]
+            fold_border(flat, dim, axis, 0, inside)
+            flat = inside
+        x = np.ascontiguousarray(flat)
     return x.reshape(*z.shape[: -geometry.ndim], *geometry.input_size)
 
 
 def _extending(geometry: Geometry) -> list[Axis]:
     return [axis if axis.combines else Axis(axis.size, 1) for axis in geometry.axes]
+
+
+def _crops(axes: Sequence[Axis]) -> bool:
+    """Whether some of the image is not in the extended one, so that neither can be made in place of the other."""
+    return any(axis.lo < 0 or axis.hi < 0 for axis in axes)
 
 
 class Extended:

@@ -91,13 +91,13 @@ def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -
         if axis.mode == "zeros":
             border[...] = 0
         elif axis.combines:
-            border[...] = _combination(x, dim, axis, a, b)
+            border[...] = combination(x, dim, axis, a, b)
         else:
             border[...] = x.take(axis.extension(a, b), axis=dim)
     return extended
 
 
-def _combination(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -> NDArray[Any]:
+def combination(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -> NDArray[Any]:
     """The positions [start, stop) of a border that sums several samples, one term after the other."""
     samples, weights = axis.sources(np.arange(start, stop, dtype=np.int64) - axis.lo)
     lines = np.moveaxis(x, dim, 0)
@@ -117,8 +117,14 @@ def _fold_axis(band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArr
     stop = start + band.shape[dim]
     first, last = axis.copied(start, stop)
     into[_at(dim, slice(first - axis.lo, last - axis.lo))] += band[_at(dim, slice(first - start, last - start))]
-    if axis.mode == "zeros":
-        return
+    if axis.mode != "zeros":
+        fold_border(band, dim, axis, start, into)
+
+
+def fold_border(band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any]) -> None:
+    """Add what the positions [start, start + R) of the extended axis send back from beyond the input."""
+    stop = start + band.shape[dim]
+    first, last = axis.copied(start, stop)
     lines, sent = np.moveaxis(into, dim, 0), np.moveaxis(band, dim, 0)
     for a, b in ((start, first), (last, stop)):
         targets, weights = axis.sources(np.arange(a, b, dtype=np.int64) - axis.lo)
