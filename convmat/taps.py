@@ -237,13 +237,13 @@ class Axis:
         """The table taps[m, k] of the given outputs (all of them by default). (len, K)"""
         if outputs is None:
             outputs = np.arange(self.output, dtype=np.int64)
-        return EXTENSIONS[self.mode](self.reach(outputs), self.size)
+        return self._samples(self.reach(outputs))
 
     def sources(self, positions: Index) -> Sources:
         """The samples that positions, counted from the first input sample, are the weighted sums of. (.., terms)"""
         if self.mode in COMBINATIONS:
             return COMBINATIONS[self.mode](positions, self.size)
-        return _copied(EXTENSIONS[self.mode](positions, self.size))
+        return _copied(self._samples(positions))
 
     def reads(self, outputs: Index | None = None) -> Reads:
         """Every read of the given outputs (of all by default): by output, then by tap."""
@@ -255,7 +255,13 @@ class Axis:
 
     def extension(self, start: int, stop: int) -> Index:
         """The input sample at each of the positions [start, stop) of the extended input. (stop - start,)"""
-        return EXTENSIONS[self.mode](np.arange(start, stop, dtype=np.int64) - self.lo, self.size)
+        return self._samples(np.arange(start, stop, dtype=np.int64) - self.lo)
+
+    def _samples(self, positions: Index) -> Index:
+        """The sample at each position, counted from the first one, or `ZERO`."""
+        if self.mode not in EXTENSIONS:
+            raise ValueError(f"mode={self.mode!r} sums several samples at a position: ask for reads(), or sources()")
+        return EXTENSIONS[self.mode](positions, self.size)
 
     def copied(self, start: int, stop: int) -> tuple[int, int]:
         """The part of [start, stop) of the extended input that is the input itself, as positions there."""
@@ -264,9 +270,7 @@ class Axis:
 
     def strided(self, offset: int, start: int, stop: int) -> Index:
         """The input samples at the positions s j + offset of the extended input, for j in [start, stop)."""
-        return EXTENSIONS[self.mode](
-            self.stride * np.arange(start, stop, dtype=np.int64) + (offset - self.lo), self.size
-        )
+        return self._samples(self.stride * np.arange(start, stop, dtype=np.int64) + (offset - self.lo))
 
     def strided_copied(self, offset: int, count: int) -> tuple[int, int, int]:
         """The part [first, last) of the j < count for which s j + offset is the input itself, and the first sample."""

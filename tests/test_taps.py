@@ -57,6 +57,11 @@ def test_reads_of_some_outputs_are_those_rows_of_all(axis, data):
     assert sums(axis, some) == [sums(axis)[m] for m in some]
 
 
+def test_an_axis_that_sums_samples_says_that_it_has_no_table():
+    with pytest.raises(ValueError, match=r"mode='antireflect' sums several samples at a position: ask for reads"):
+        Axis(5, 3, lo=1, mode="antireflect").table()
+
+
 def test_antireflect_is_the_odd_reflection_of_numpy_pad():
     for n in range(1, 6):
         x = np.arange(n) ** 2 + 3
