@@ -82,15 +82,27 @@ def of_each_axis(padding_mode, ndim):
     return (padding_mode,) * ndim if isinstance(padding_mode, str) else padding_mode
 
 
-def dense(weight, size, *, stride, padding, dilation, groups=1, padding_mode="zeros", flip=False):
+def dense(weight, size, *, flip=False, **layer):
     """The matrix of a convolution: one row per output, one addition per tap. `padding` is in (lo, hi) pairs."""
+    kernel = _flipped(weight, len(size), flip)
+    return _dense(lambda m: kernel, size, **layer)
+
+
+def dense_local(weight, size, *, flip=False, **layer):
+    """The matrix of a convolution with a kernel for each output."""
+    return _dense(lambda m: _flipped(weight[(..., *m)], len(size), flip), size, **layer)
+
+
+def _dense(kernel_of, size, *, stride, padding, dilation, groups=1, padding_mode="zeros"):
+    """The matrix, of the kernel of each output."""
     ndim = len(size)
-    kernel = _flipped(weight, ndim, flip)
+    kernel = kernel_of((0,) * ndim)
     outs, per_group, *taps = kernel.shape
     modes = of_each_axis(padding_mode, ndim)
     outputs = [output_size(*a, *p) for *a, p in zip(size, taps, stride, dilation, padding, strict=True)]
     matrix = np.zeros((outs, *outputs, per_group * groups, *size), dtype=np.result_type(kernel, np.int8))
     for m in itertools.product(*map(range, outputs)):
+        kernel = kernel_of(m)
         for k in itertools.product(*map(range, taps)):
             reads = [
                 sources(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], modes[a]) for a in range(ndim)
@@ -102,18 +114,6 @@ def dense(weight, size, *, stride, padding, dilation, groups=1, padding_mode="ze
                     for c in range(per_group):
                         matrix[(o, *m, first + c, *at)] += times * kernel[(o, c, *k)]
     return matrix.reshape(outs * math.prod(outputs), per_group * groups * math.prod(size))
-
-
-def dense_local(weight, size, **layer):
-    """The matrix of a convolution with a kernel for each output: of each, the rows of that output."""
-    ndim = len(size)
-    matrix = 0
-    for m in np.ndindex(weight.shape[-ndim:]):
-        of_one = dense(weight[(..., *m)], size, **layer)
-        rows = np.zeros((weight.shape[0] if weight.ndim > 2 * ndim else 1, *weight.shape[-ndim:]), dtype=bool)
-        rows[(slice(None), *m)] = True
-        matrix = matrix + np.where(rows.reshape(-1, 1), of_one, 0)
-    return matrix
 
 
 def pattern(weight_shape, size, **layer):
