@@ -18,7 +18,7 @@ from convmat import html
 from convmat.occupancy import counted_quickly, entries_in_cells
 from convmat.parts import AxisPart, Runs, taken
 from convmat.patterns import by_rows, never_read
-from convmat.taps import EXTENSIONS, Axis
+from convmat.taps import COMBINATIONS, MODES, Axis
 
 IntOrTuple = int | Sequence[int]
 Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
@@ -137,6 +137,25 @@ class Geometry:
     def whole(self) -> Geometry:
         """What this is a part of, or itself."""
         return self if self.part is None else self.part.whole
+
+    @property
+    def combines(self) -> bool:
+        """Whether the padding mode of an axis sums several samples, so that an entry is not a sum of weights alone."""
+        return any(axis.combines for axis in self.axes)
+
+    @property
+    def extended(self) -> Geometry:
+        """The geometry on the image that is extended along the axes which sum several samples; see `Axis.extended`."""
+        if not set(self.whole.modes) & set(COMBINATIONS):
+            return self
+        axes = [axis.extended for axis in self.axes]
+        return replace(
+            self,
+            input_size=tuple(axis.size for axis in axes),
+            padding=tuple((axis.lo, axis.hi) for axis in axes),
+            padding_mode=one_or_each([axis.mode for axis in axes]),
+            part=self.part and replace(self.part, whole=self.part.whole.extended),
+        )
 
     def narrowed(self, axes: Sequence[AxisPart], channels: Channels) -> Geometry:
         """The geometry of a part of each axis, and of some of the channels.
@@ -490,13 +509,11 @@ class _Layer:
         groups = _int("groups", groups, least=1)
         modes = padding_mode if _is_list(padding_mode) else (padding_mode,) * dims
         if not all(isinstance(mode, str) for mode in modes):
-            raise TypeError(
-                f"padding_mode={padding_mode!r} must be a word, or one per spatial axis: {_words(EXTENSIONS)}"
-            )
+            raise TypeError(f"padding_mode={padding_mode!r} must be a word, or one per spatial axis: {_words(MODES)}")
         if len(modes) != dims:
             _fail("padding_mode", padding_mode, f"must be a word or have one per spatial axis, {dims}")
-        if not set(modes) <= set(EXTENSIONS):
-            _fail("padding_mode", padding_mode, f"must be one of {_words(EXTENSIONS)}, or one of them per spatial axis")
+        if not set(modes) <= set(MODES):
+            _fail("padding_mode", padding_mode, f"must be one of {_words(MODES)}, or one of them per spatial axis")
         if not isinstance(flip, bool | np.bool_):
             raise TypeError(f"flip={flip!r} must be True or False")
         out_channels, per_group = weight_shape[:2] if channels else (1, 1)

@@ -33,7 +33,7 @@ from convmat.geometry import (
     parse_box,
 )
 from convmat.parts import Runs, giving
-from convmat.patterns import Band, Rows, by_columns, by_rows, sum_sets
+from convmat.patterns import Band, Rows, by_columns, by_rows
 from convmat.taps import Axis
 
 FORMATS = ("csr", "csc", "coo", "bsr", "dia", "dok", "lil")
@@ -75,7 +75,7 @@ def conv_matrix(
         (output size ceil(N / s), as ONNX).
     groups : int
         Divides the channels into groups that do not mix.
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric", "antireflect"}, or one per axis
     flip : bool
         Flip the kernel on every spatial axis: the true convolution.
     rows : slice or tuple of slice, optional
@@ -480,7 +480,7 @@ def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[A
     if math.prod(band.entries for band in box.bands) <= _LINE_BLOCK:  # all axes as one, row by row
         weights, rows = kernel, box.bands[0].all_rows()
         for dim, band in enumerate(box.bands):
-            weights = sum_sets(weights, 2 + dim, band.sets)
+            weights = band.sets.sums(weights, 2 + dim)
             if dim:
                 rows = rows.outer(band.all_rows(), lines.col_size[dim], len(band.sets))
         last, outer, dims = Band.of(rows), [], 0
@@ -493,7 +493,7 @@ def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[A
         steps: list[int] = []
         bases = group_bases.reshape(-1, *[1] * dims)
         for dim, cls in enumerate(classes):
-            weights = sum_sets(weights, 2 + dim, outer[dim].sets[cls.sets])
+            weights = outer[dim].sets[cls.sets].sums(weights, 2 + dim)
             first += offsets.size * cls.first * entries[dim]
             counts.append(cls.bases.size)
             steps.append(offsets.size * cls.step * entries[dim])
@@ -501,7 +501,7 @@ def _write_rows(lines: _Lines, box: _Box, data: NDArray[Any], indices: NDArray[A
             bases = bases + (cls.bases * strides[dim]).astype(indices.dtype).reshape(-1, *[1] * (dims - dim - 1))
         if offsets.size == 0:
             continue
-        weights = sum_sets(weights, 2 + dims, last.sets).reshape(channels, offsets.size, -1)
+        weights = last.sets.sums(weights, 2 + dims).reshape(channels, offsets.size, -1)
         if not classes:
             line.write(weights, offsets, data, indices[0])
             np.add(indices[0], group_bases[1:, None], out=indices[1:])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convmat.taps import EXTENSIONS, ZERO, Axis, Index
+from convmat.taps import ZERO, Axis, Index
 
 Runs = tuple[tuple[int, int], ...]
 """Ranges [a, b) in ascending order, none of which touches the next."""
@@ -179,8 +179,8 @@ def _border_positions(axis: Axis, samples: tuple[int, int]) -> list[tuple[int, i
     found = []
     for start, stop in ((-axis.lo, min(0, axis.size + axis.hi)), (max(axis.size, -axis.lo), axis.size + axis.hi)):
         if start < stop and axis.mode != "zeros":
-            target = EXTENSIONS[axis.mode](np.arange(start, stop, dtype=np.int64), axis.size)
-            read = np.flatnonzero((samples[0] <= target) & (target < samples[1]))
+            targets, _ = axis.sources(np.arange(start, stop, dtype=np.int64))
+            read = np.flatnonzero(((samples[0] <= targets) & (targets < samples[1])).any(axis=-1))
             if read.size:
                 found.append((start + int(read[0]), start + int(read[-1]) + 1))
     return found
@@ -220,8 +220,8 @@ class _Border:
     """Positions [start, stop) before or behind the input, and the samples that they read."""
 
     def __init__(self, axis: Axis, start: int, stop: int) -> None:
-        self._extension, self._positions = EXTENSIONS[axis.mode], np.arange(start, stop, dtype=np.int64)
-        self._samples: Index = self._extension(self._positions, axis.size)
+        self._axis, self._positions = axis, np.arange(start, stop, dtype=np.int64)
+        self._samples, self._weights = axis.sources(self._positions)
         self.reads = bool((self._samples != ZERO).any())
 
     @property
@@ -234,7 +234,8 @@ class _Border:
 
     def agrees(self, inputs: Runs, shift: int, size: int) -> bool:
         """Whether the same positions of an input of these samples alone read the same samples."""
-        return bool((self._extension(self._positions - shift, size) == _ranks(self._samples, inputs)).all())
+        samples, weights = replace(self._axis, size=size).sources(self._positions - shift)
+        return bool(((samples == _ranks(self._samples, inputs)) & (weights == self._weights)).all())
 
 
 def _ranks(samples: Index, inputs: Runs) -> Index:

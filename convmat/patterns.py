@@ -3,7 +3,7 @@
 The axis matrix has the entry (m, n) wherever output m reads input sample n. Away from the borders its rows repeat: row
 m + 1 is row m moved by the stride; read by columns (the transpose), row n + s is row n moved by one. A `Band` stores
 the border rows, one period, and how often it repeats. Taps of one output that read the same sample (padding modes fold
-the border back) are one entry; `Band.sets` says which taps each entry sums.
+the border back) are one entry; `Band.sets` says which taps each entry sums, and with which factors.
 """
 
 from __future__ import annotations
@@ -17,8 +17,43 @@ from numpy.typing import NDArray
 
 from convmat.taps import ZERO, Axis, Index
 
-Triples = tuple[Index, Index, Index]
-"""Row, column and tap of each read."""
+Entries = tuple[Index, Index, Index, Index]
+"""Row, column, tap and factor of each read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Sets of taps: an entry is the sum of the weights of a set, each times its factor. Set k < K is tap k alone."""
+
+    taps: Index  # (T, width), ascending, filled up with -1
+    factors: Index  # (T, width)
+
+    def __len__(self) -> int:
+        return len(self.taps)
+
+    def __getitem__(self, some: Index) -> Sets:
+        return Sets(self.taps[some], self.factors[some])
+
+    @staticmethod
+    def single(count: int, width: int = 1) -> Sets:
+        """Each tap as a set."""
+        taps = np.full((count, width), ZERO, dtype=np.int64)
+        taps[:, 0] = np.arange(count)
+        return Sets(taps, np.ones_like(taps))
+
+    def sums(self, weight: NDArray[Any], dim: int) -> NDArray[Any]:
+        """Weights with axis `dim` (K taps) replaced by the sums over these sets, each in ascending order."""
+        taken = [weight.take(self.taps[:, 0], axis=dim)]
+        along, of_tap = np.moveaxis(taken[0], dim, 0), np.moveaxis(weight, dim, 0)
+        for place, (taps, factors) in enumerate(zip(self.taps.T, self.factors.T, strict=True)):
+            some = np.flatnonzero(taps != ZERO) if place else np.flatnonzero(factors != 1)
+            if not some.size:
+                continue
+            more, times = of_tap[taps[some]], factors[some].reshape(-1, *[1] * (weight.ndim - 1))
+            if (times != 1).any():
+                more = (more * times).astype(weight.dtype)
+            along[some] = along[some] + more if place else more
+        return taken[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +112,13 @@ class Band:
     repeats: int
     advance: int
     tail: Rows
-    sets: Index
-    """(T, width): the taps that each set sums, ascending, filled up with -1. Set k < K is tap k alone."""
+    sets: Sets
 
     @staticmethod
     def of(rows: Rows) -> Band:
         """Rows that do not repeat, each entry of a set of its own kind."""
         none = rows[:0]
-        return Band(rows, none, 0, 0, none, np.arange(rows.sets.max(initial=-1) + 1)[:, None])
+        return Band(rows, none, 0, 0, none, Sets.single(int(rows.sets.max(initial=-1)) + 1))
 
     @property
     def entries(self) -> int:
@@ -125,9 +159,8 @@ def by_rows(axis: Axis, start: int, stop: int) -> Band:
     first, last = (min(max(m, start), stop) for m in axis.interior)
     head, body, tail = _ranges((start, first), (first, first + (last > first)), (last, stop))
     rows = np.concatenate([head, body, tail])
-    table = axis.table(rows)
-    row, tap = np.nonzero(table != ZERO)
-    return _band(axis, (row, table[row, tap], tap), (head, body, tail), last - first, axis.stride)
+    row, tap, sample, weight = axis.reads(rows)
+    return _band(axis, (row, sample, tap, weight), (head, body, tail), last - first, axis.stride)
 
 
 def by_columns(axis: Axis, start: int, stop: int) -> Band:
@@ -142,14 +175,14 @@ def by_columns(axis: Axis, start: int, stop: int) -> Band:
     inner = (samples[:, None] + axis.lo) - axis.dilation * np.arange(axis.taps, dtype=np.int64)
     output = inner // axis.stride
     row, tap = np.nonzero((inner % axis.stride == 0) & (output >= 0) & (output < axis.output))
-    triples = [(row, output[row, tap], tap)]
+    entries = [(row, output[row, tap], tap, np.ones_like(tap))]
 
     if samples.size:
         at = np.minimum(np.searchsorted(samples, folded[0]), samples.size - 1)
         hit = samples[at] == folded[0]
-        triples.append((at[hit], folded[1][hit], folded[2][hit]))
-    joined = tuple(np.concatenate(parts) for parts in zip(*triples, strict=True))
-    return _band(axis, (joined[0], joined[1], joined[2]), (head, body, tail), repeats, 1)
+        entries.append((at[hit], folded[1][hit], folded[2][hit], folded[3][hit]))
+    row, col, tap, factor = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    return _band(axis, (row, col, tap, factor), (head, body, tail), repeats, 1)
 
 
 def never_read(axis: Axis, most: int) -> tuple[int, list[int]]:
@@ -163,25 +196,14 @@ def never_read(axis: Axis, most: int) -> tuple[int, list[int]]:
     return count, [*samples[:most].tolist(), *samples[-1:].tolist()]
 
 
-def sum_sets(weight: NDArray[Any], dim: int, sets: Index) -> NDArray[Any]:
-    """Weights with axis `dim` (K taps) replaced by the sums over the given sets of taps, each in ascending order."""
-    sums: NDArray[Any] = weight.take(sets[:, 0], axis=dim)
-    if sets.shape[1] == 1:
-        return sums
-    along = np.moveaxis(sums, dim, 0)
-    for taps in sets.T[1:]:
-        more = np.flatnonzero(taps != ZERO)
-        along[more] += np.moveaxis(weight, dim, 0)[taps[more]]
-    return sums
-
-
-def _folded(axis: Axis) -> Triples:
-    """Input sample, output and tap of each read that the padding mode sends back into the input."""
+def _folded(axis: Axis) -> Entries:
+    """Input sample, output, tap and factor of each read that the padding mode sends back into the input."""
     first, last = axis.interior
     outputs = np.concatenate(_ranges((0, first), (last, axis.output)))
-    reach, table = axis.reach(outputs), axis.table(outputs)
-    row, tap = np.nonzero((table != ZERO) & ((reach < 0) | (reach >= axis.size)))
-    return table[row, tap], outputs[row], tap
+    row, tap, sample, weight = axis.reads(outputs)
+    reach = axis.reach(outputs)[row, tap]
+    beyond = (reach < 0) | (reach >= axis.size)
+    return sample[beyond], outputs[row[beyond]], tap[beyond], weight[beyond]
 
 
 def _unfolded_interior(axis: Axis, folded: Index, start: int, stop: int) -> tuple[int, int]:
@@ -202,31 +224,30 @@ def _ranges(*bounds: tuple[int, int]) -> list[Index]:
     return [np.arange(a, b, dtype=np.int64) for a, b in bounds]
 
 
-def _band(axis: Axis, triples: Triples, parts: tuple[Index, Index, Index], repeats: int, advance: int) -> Band:
+def _band(axis: Axis, entries: Entries, parts: tuple[Index, Index, Index], repeats: int, advance: int) -> Band:
     """Sort and merge the reads of the stored rows, and cut them into head, body and tail."""
-    row, col, tap = triples
-    order = np.lexsort((tap, col, row))
-    row, col, tap = row[order], col[order], tap[order]
-    table = np.arange(axis.taps, dtype=np.int64)[:, None]
+    order = np.lexsort((entries[2], entries[1], entries[0]))
+    row, col, tap, factor = (numbers[order] for numbers in entries)
+    table = Sets.single(axis.taps)
     new = np.ones(row.size, dtype=bool)
     new[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
     sets = tap
-    if not new.all():
+    if not (new.all() and (factor == 1).all()):
         starts = np.flatnonzero(new)
         lengths = np.diff(starts, append=row.size)
         sets = tap[starts]
         width = int(lengths.max(initial=1))
-        table = np.pad(table, ((0, 0), (0, width - 1)), constant_values=ZERO)
-        several = np.flatnonzero(lengths > 1)
+        several = np.flatnonzero((lengths > 1) | (factor[starts] != 1))
         within = np.arange(width)
-        members = np.where(
-            within < lengths[several, None],
-            tap[np.minimum(starts[several, None] + within, tap.size - 1)],
-            ZERO,
-        )
+        there = within < lengths[several, None]
+        at = np.minimum(starts[several, None] + within, tap.size - 1)
+        members = np.concatenate([np.where(there, tap[at], ZERO), np.where(there, factor[at], 1)], axis=1)
         merged, which = np.unique(members, axis=0, return_inverse=True)
         sets[several] = axis.taps + which.reshape(-1)
-        table = np.concatenate([table, merged])
+        alone = Sets.single(axis.taps, width)
+        table = Sets(
+            np.concatenate([alone.taps, merged[:, :width]]), np.concatenate([alone.factors, merged[:, width:]])
+        )
         row, col = row[starts], col[starts]
 
     head, body, tail = (part.size for part in parts)

@@ -1,8 +1,9 @@
 """One axis of a convolution: which input sample an output reads through which tap.
 
 Along one axis, output ``m`` reads through tap ``k`` the sample ``s m + d k - lo`` of the *extended* input. The padding
-mode says which sample of the input that is, or none (a zero). Stride, dilation, padding and padding mode appear in this
-module and in `convmat.parts`, which cuts an axis, and nowhere else: everything above them asks an `Axis`.
+mode says which sample of the input that is, or none (a zero), or of which samples it is the weighted sum. Stride,
+dilation, padding and padding mode appear in this module and in `convmat.parts`, which cuts an axis, and nowhere else:
+everything above them asks an `Axis`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +52,46 @@ EXTENSIONS: dict[str, Callable[[Index, int], Index]] = {
     "circular": _circular,
     "symmetric": _symmetric,
 }
-"""Padding mode -> (index in the extended input, input size) -> index in the input, or `ZERO`."""
+"""Padding mode that copies -> (index in the extended input, input size) -> index in the input, or `ZERO`."""
+
+Sources = tuple[Index, Index]
+"""Samples, `ZERO` where there is none, and their weights, one row of them for each position. (.., terms) both"""
+
+
+def _antireflect(i: Index, n: int) -> Sources:
+    """Point reflections about both ends, x[-i] = 2 x[0] - x[i], again and again; of one sample, copies.
+
+    Two of them move the image by 2 (N - 1) samples, and add 2 (x[N-1] - x[0]) to it.
+    """
+    behind = i > 0  # there, positions between two ends are counted up to the far one, as before the input
+    q, r = np.divmod(i - behind, max(n - 1, 1))
+    r += behind
+    odd, copied = q % 2, ((i >= 0) & (i < n)) | (n == 1)
+    moved = np.where(copied, np.clip(i, 0, n - 1), np.where(odd, n - 1 - r, r))
+    samples = np.stack([moved, np.full_like(i, n - 1), np.zeros_like(i)], -1)
+    weights = np.stack([1 - 2 * odd, q + odd, odd - q], -1)
+    weights[copied] = 1, 0, 0
+    return np.where(weights, samples, ZERO), weights
+
+
+def _copied(samples: Index) -> Sources:
+    return samples[..., None], np.not_equal(samples, ZERO).astype(np.int64)[..., None]
+
+
+COMBINATIONS: dict[str, Callable[[Index, int], Sources]] = {"antireflect": _antireflect}
+"""Padding mode that combines -> (index in the extended input, input size) -> the samples that are summed there."""
+
+MODES = (*EXTENSIONS, *COMBINATIONS)
+"""The padding modes."""
+
+
+class Reads(NamedTuple):
+    """Which of some outputs reads which sample through which tap, and with which weight. (reads,) each"""
+
+    output: Index
+    tap: Index
+    sample: Index
+    weight: Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +137,18 @@ class Axis:
     def sends_nothing_back(self) -> bool:
         """Whether the transpose adds nothing of the border of the extended input to the input: zeros, or no border."""
         return self.mode == "zeros" or (self.lo <= 0 and self.hi <= 0)
+
+    @property
+    def combines(self) -> bool:
+        """Whether the extended input is not the input, and may sum several samples at a position: there is no table."""
+        return self.mode in COMBINATIONS and (self.lo, self.hi) != (0, 0)
+
+    @property
+    def extended(self) -> Axis:
+        """The axis on the input that is extended already, if its padding mode sums several samples."""
+        if self.mode not in COMBINATIONS:
+            return self
+        return replace(self, size=self.padded, lo=0, hi=0, mode="zeros")
 
     @property
     def moves_nothing(self) -> bool:
@@ -184,11 +237,31 @@ class Axis:
         """The table taps[m, k] of the given outputs (all of them by default). (len, K)"""
         if outputs is None:
             outputs = np.arange(self.output, dtype=np.int64)
-        return EXTENSIONS[self.mode](self.reach(outputs), self.size)
+        return self._samples(self.reach(outputs))
+
+    def sources(self, positions: Index) -> Sources:
+        """The samples that positions, counted from the first input sample, are the weighted sums of. (.., terms)"""
+        if self.mode in COMBINATIONS:
+            return COMBINATIONS[self.mode](positions, self.size)
+        return _copied(self._samples(positions))
+
+    def reads(self, outputs: Index | None = None) -> Reads:
+        """Every read of the given outputs (of all by default): by output, then by tap."""
+        if outputs is None:
+            outputs = np.arange(self.output, dtype=np.int64)
+        samples, weights = self.sources(self.reach(outputs))
+        output, tap, term = np.nonzero(samples != ZERO)
+        return Reads(output, tap, samples[output, tap, term], weights[output, tap, term])
 
     def extension(self, start: int, stop: int) -> Index:
         """The input sample at each of the positions [start, stop) of the extended input. (stop - start,)"""
-        return EXTENSIONS[self.mode](np.arange(start, stop, dtype=np.int64) - self.lo, self.size)
+        return self._samples(np.arange(start, stop, dtype=np.int64) - self.lo)
+
+    def _samples(self, positions: Index) -> Index:
+        """The sample at each position, counted from the first one, or `ZERO`."""
+        if self.mode not in EXTENSIONS:
+            raise ValueError(f"mode={self.mode!r} sums several samples at a position: ask for reads(), or sources()")
+        return EXTENSIONS[self.mode](positions, self.size)
 
     def copied(self, start: int, stop: int) -> tuple[int, int]:
         """The part of [start, stop) of the extended input that is the input itself, as positions there."""
@@ -197,9 +270,7 @@ class Axis:
 
     def strided(self, offset: int, start: int, stop: int) -> Index:
         """The input samples at the positions s j + offset of the extended input, for j in [start, stop)."""
-        return EXTENSIONS[self.mode](
-            self.stride * np.arange(start, stop, dtype=np.int64) + (offset - self.lo), self.size
-        )
+        return self._samples(self.stride * np.arange(start, stop, dtype=np.int64) + (offset - self.lo))
 
     def strided_copied(self, offset: int, count: int) -> tuple[int, int, int]:
         """The part [first, last) of the j < count for which s j + offset is the input itself, and the first sample."""
@@ -220,6 +291,26 @@ def joint_table(axes: Sequence[Axis]) -> Index:
         reads = paired(joint[:, None, :, None], axis.table()[None, :, None, :], axis.size)
         joint = reads.reshape(len(joint) * axis.output, joint.shape[1] * axis.taps)
     return joint
+
+
+def joint_reads(axes: Sequence[Axis]) -> Reads:
+    """The reads of several axes, outputs, taps and samples in C order each; weights are multiplied."""
+    one = np.ones(1, dtype=np.int64)
+    joint = Reads(0 * one, 0 * one, 0 * one, one)
+    for axis in axes:
+        along = axis.reads()
+        joint = Reads(
+            _numbered(joint.output, along.output, axis.output),
+            _numbered(joint.tap, along.tap, axis.taps),
+            _numbered(joint.sample, along.sample, axis.size),
+            np.multiply.outer(joint.weight, along.weight).reshape(-1),
+        )
+    return joint
+
+
+def _numbered(outer: Index, inner: Index, size: int) -> Index:
+    """The numbers of all pairs, in C order, where the inner ones are below `size`."""
+    return (outer[:, None] * size + inner).reshape(-1)
 
 
 def without_idle(axes: Sequence[Axis]) -> list[Axis]:

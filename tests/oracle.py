@@ -5,7 +5,10 @@ import math
 
 import numpy as np
 
-MODES = ("zeros", "reflect", "replicate", "circular", "symmetric")
+COPYING = ("zeros", "reflect", "replicate", "circular", "symmetric")
+"""Padding modes whose every position is one sample, or a zero."""
+
+MODES = (*COPYING, "antireflect")
 
 
 def source(i, n, mode):
@@ -26,6 +29,22 @@ def source(i, n, mode):
         else:
             raise KeyError(mode)
     return i
+
+
+def sources(i, n, mode):
+    """The samples that position i reads, and how often each is counted: {} for a zero."""
+    if mode != "antireflect":
+        at = source(i, n, mode)
+        return {} if at is None else {at: 1}
+    if 0 <= i < n:
+        return {i: 1}
+    if n == 1:
+        return {0: 1}
+    end = 0 if i < 0 else n - 1  # a point reflection about the sample at the end: twice that, less the other side
+    found = {end: 2}
+    for at, times in sources(end + (end - i), n, mode).items():
+        found[at] = found.get(at, 0) - times
+    return {at: times for at, times in found.items() if times}
 
 
 def count(first, last, step):
@@ -63,41 +82,44 @@ def of_each_axis(padding_mode, ndim):
     return (padding_mode,) * ndim if isinstance(padding_mode, str) else padding_mode
 
 
-def dense(weight, size, *, stride, padding, dilation, groups=1, padding_mode="zeros", flip=False):
+def dense(weight, size, *, flip=False, **layer):
     """The matrix of a convolution: one row per output, one addition per tap. `padding` is in (lo, hi) pairs."""
+    kernel = _flipped(weight, len(size), flip)
+    return _dense(lambda m: kernel, size, **layer)
+
+
+def dense_local(weight, size, *, flip=False, **layer):
+    """The matrix of a convolution with a kernel for each output."""
+    return _dense(lambda m: _flipped(weight[(..., *m)], len(size), flip), size, **layer)
+
+
+def _dense(kernel_of, size, *, stride, padding, dilation, groups=1, padding_mode="zeros"):
+    """The matrix, of the kernel of each output."""
     ndim = len(size)
-    kernel = _flipped(weight, ndim, flip)
+    kernel = kernel_of((0,) * ndim)
     outs, per_group, *taps = kernel.shape
     modes = of_each_axis(padding_mode, ndim)
     outputs = [output_size(*a, *p) for *a, p in zip(size, taps, stride, dilation, padding, strict=True)]
     matrix = np.zeros((outs, *outputs, per_group * groups, *size), dtype=np.result_type(kernel, np.int8))
     for m in itertools.product(*map(range, outputs)):
+        kernel = kernel_of(m)
         for k in itertools.product(*map(range, taps)):
-            at = [source(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], modes[a]) for a in range(ndim)]
-            if None in at:
-                continue
-            for o in range(outs):
-                first = (o // (outs // groups)) * per_group
-                for c in range(per_group):
-                    matrix[(o, *m, first + c, *at)] += kernel[(o, c, *k)]
+            reads = [
+                sources(stride[a] * m[a] + dilation[a] * k[a] - padding[a][0], size[a], modes[a]) for a in range(ndim)
+            ]
+            for at in itertools.product(*reads):
+                times = math.prod(read[i] for read, i in zip(reads, at, strict=True))
+                for o in range(outs):
+                    first = (o // (outs // groups)) * per_group
+                    for c in range(per_group):
+                        matrix[(o, *m, first + c, *at)] += times * kernel[(o, c, *k)]
     return matrix.reshape(outs * math.prod(outputs), per_group * groups * math.prod(size))
-
-
-def dense_local(weight, size, **layer):
-    """The matrix of a convolution with a kernel for each output: of each, the rows of that output."""
-    ndim = len(size)
-    matrix = 0
-    for m in np.ndindex(weight.shape[-ndim:]):
-        of_one = dense(weight[(..., *m)], size, **layer)
-        rows = np.zeros((weight.shape[0] if weight.ndim > 2 * ndim else 1, *weight.shape[-ndim:]), dtype=bool)
-        rows[(slice(None), *m)] = True
-        matrix = matrix + np.where(rows.reshape(-1, 1), of_one, 0)
-    return matrix
 
 
 def pattern(weight_shape, size, **layer):
     """Which entries of the matrix are stored: those that some tap reads, whatever its weight."""
-    return dense(np.ones(weight_shape, dtype=np.int64), size, **layer) != 0
+    generic = np.random.default_rng(0).uniform(1, 2, weight_shape)  # no sum of these and of their multiples vanishes
+    return dense(generic, size, **layer) != 0
 
 
 def dense_transpose(weight, size, *, stride, padding, dilation, extra, groups=1, padding_mode="zeros", flip=False):
@@ -117,11 +139,11 @@ def dense_transpose(weight, size, *, stride, padding, dilation, extra, groups=1,
         for m in itertools.product(*map(range, size)):
             for k in itertools.product(*map(range, taps)):
                 stamp = [m[a] * stride[a] + k[a] * dilation[a] - padding[a][0] for a in range(ndim)]
-                at = [source(i, n, mode) for i, n, mode in zip(stamp, outputs, modes, strict=True)]
-                if None in at:
-                    continue
-                for o in range(per_group):
-                    matrix[(group * per_group + o, *at, c, *m)] += kernel[(c, o, *k)]
+                reads = [sources(i, n, mode) for i, n, mode in zip(stamp, outputs, modes, strict=True)]
+                for at in itertools.product(*reads):
+                    times = math.prod(read[i] for read, i in zip(reads, at, strict=True))
+                    for o in range(per_group):
+                        matrix[(group * per_group + o, *at, c, *m)] += times * kernel[(c, o, *k)]
     return matrix.reshape(per_group * groups * math.prod(outputs), ins * math.prod(size))
 
 

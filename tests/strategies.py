@@ -88,6 +88,13 @@ def integers(rng, shape, dtype=np.float64):
     return values.astype(dtype)
 
 
+def passes_the_dot_test(A, rng):
+    """<A x, y> = <x, A^T y> to 1e-13 of |A| |x| |y|, for a real A of double precision."""
+    x, y = rng.standard_normal(A.shape[1]), rng.standard_normal(A.shape[0])
+    scale = np.linalg.norm(A.toarray()) * np.linalg.norm(x) * np.linalg.norm(y)
+    assert abs(np.dot(A @ x, y) - np.dot(x, A.T @ y)) <= 1e-13 * scale
+
+
 @st.composite
 def axes(draw, mode, largest_size, most_taps):
     """One legal axis: (N, K, s, d, (lo, hi))."""

@@ -720,10 +720,9 @@ def test_a_box_of_a_huge_matrix_takes_the_memory_of_its_entries(mode, place):
         m = [start + i for i in divmod(row, 20)]
         wanted = {}
         for k in np.ndindex(3, 3):
-            at = [oracle.source(m[a] + k[a] - 1, size, mode) for a in (0, 1)]
-            if None not in at:
-                column = at[0] * size + at[1]
-                wanted[column] = wanted.get(column, 0) + weight[k]
+            reads = [oracle.sources(m[a] + k[a] - 1, size, mode) for a in (0, 1)]
+            for i, j in itertools.product(*reads):
+                wanted[i * size + j] = wanted.get(i * size + j, 0) + reads[0][i] * reads[1][j] * weight[k]
         columns = found.indices[found.indptr[row] : found.indptr[row + 1]]
         assert columns.tolist() == sorted(wanted)
         np.testing.assert_allclose(found.data[found.indptr[row] : found.indptr[row + 1]], [wanted[c] for c in columns])

@@ -1,5 +1,6 @@
 """``convmat show`` says what the matrix is: every number, every formula, every dot, against the matrix itself."""
 
+import itertools
 import json
 import math
 import re
@@ -7,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 import convmat
 from convmat.operators import Scaled
@@ -30,12 +31,14 @@ def csr_bytes(matrix):
     return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
 
 
-def taps(layer):
-    """Which tap each entry of A is, by the oracle."""
-    ones = np.ones(layer.weight.shape, dtype=np.int64)
-    numbers = np.broadcast_to(1 + np.arange(math.prod(layer.kernel_size)).reshape(layer.kernel_size), ones.shape)
-    sums, counts = (oracle.dense(weight, layer.size, **layer.options) for weight in (numbers, ones))
-    return np.select([counts == 0, counts > 1], [cli.NOTHING, cli.SUM], sums - 1)
+def taps(layer, dense):
+    """Which tap each entry of a matrix is, `dense` of a weight, by one whose taps are no sums of each other."""
+    kernel = np.random.default_rng(1).uniform(1, 2, layer.kernel_size)
+    matrix = dense(np.broadcast_to(kernel, layer.weight.shape))
+    labels = np.where(matrix == 0, cli.NOTHING, cli.SUM)
+    for tap, value in enumerate(kernel.ravel()):
+        labels[matrix == value] = tap
+    return labels
 
 
 def check_picture(printed, name, labels, down=4, across=2):
@@ -75,7 +78,7 @@ def test_a_hundred_geometries_agree_with_the_matrix(layer):
     assert float(found["density"].split()[0]) == pytest.approx(100 * A.nnz / math.prod(A.shape), rel=1e-3)
     sizes = [int(n) for n in re.findall(r"(?:^|, |alone )(\d+)\b", found["bytes"])]
     assert sizes == [csr_bytes(A), csr_bytes(A.T.tocsr()), 8 * layer.weight.size]
-    labels = taps(layer)
+    labels = taps(layer, lambda weight: oracle.dense(weight, layer.size, **layer.options))
     assert np.array_equal(labels != cli.NOTHING, stored(A))
     check_picture(printed, "A", labels)
     check_picture(printed, "A^T", labels.T)
@@ -91,10 +94,7 @@ def test_a_hundred_transposed_geometries_agree_with_the_matrix(case):
     B = convmat.conv_transpose_matrix(np.ones(layer.weight.shape), inputs, **layer.options, output_padding=extra)
     found = cli.entries(printed)
     assert found["nnz"] == f"{B.nnz} stored entries in B = A^T, {B.shape[0]} x {B.shape[1]}"
-    ones = np.ones(layer.weight.shape, dtype=np.int64)
-    number = np.broadcast_to(1 + np.arange(math.prod(layer.kernel_size)).reshape(layer.kernel_size), ones.shape)
-    sums, counts = (oracle.dense_transpose(w, inputs, **layer.options, extra=extra) for w in (number, ones))
-    labels = np.select([counts == 0, counts > 1], [cli.NOTHING, cli.SUM], sums - 1)
+    labels = taps(layer, lambda weight: oracle.dense_transpose(weight, inputs, **layer.options, extra=extra))
     assert np.array_equal(labels != cli.NOTHING, stored(B))
     check_picture(printed, "B = A^T", labels)
     check_picture(printed, "A", labels.T)
@@ -146,15 +146,14 @@ def test_formulas_define_the_matrix(layer):
         for k in np.ndindex(*(int(count) for count in ranges.values())):
             names |= dict(zip(ranges, k, strict=True))
             (*channel,) = (eval(multiplied(part), {}, names) for part in image.split(", "))
-            places = [
-                oracle.source(i, n, layer.padding_mode) for i, n in zip(channel[-layer.ndim :], layer.size, strict=True)
-            ]
-            if None in places:
-                continue
-            names |= {f"n{a}": place for a, place in enumerate(places)}
-            at = {**names, "c": channel[0]} if channels else names
-            value = kernel[tuple(eval(part, {}, names) for part in weight.split(", "))]
-            dense[eval(multiplied(row), {}, names), eval(multiplied(column), {}, at)] += value
+            positions = zip(channel[-layer.ndim :], layer.size, strict=True)
+            reads = [oracle.sources(i, n, layer.padding_mode) for i, n in positions]
+            for places in itertools.product(*reads):
+                names |= {f"n{a}": place for a, place in enumerate(places)}
+                at = {**names, "c": channel[0]} if channels else names
+                times = math.prod(read[n] for read, n in zip(reads, places, strict=True))
+                value = times * kernel[tuple(eval(part, {}, names) for part in weight.split(", "))]
+                dense[eval(multiplied(row), {}, names), eval(multiplied(column), {}, at)] += value
     assert np.array_equal(dense, A.toarray())
 
 
@@ -162,6 +161,7 @@ def test_formulas_define_the_matrix(layer):
 @given(transposed_layers())
 def test_formulas_define_the_transposed_matrix(case):
     layer, inputs, extra, outputs = case
+    assume(layer.padding_mode in oracle.COPYING)
     words = [*transposed_words(layer, inputs), "--output-padding", cli.by_x(extra)]
     found = cli.entries(cli.run("show", *words, "--width", 600, "--picture", "none"))
     for axis, size in enumerate(outputs):
@@ -200,6 +200,18 @@ def test_formulas_define_the_transposed_matrix(case):
                 dense[eval(multiplied(row), {}, names), eval(multiplied(column), {}, names)] += value
     assert len(outputs_named.split(", ")) == layer.ndim + len(outs)
     assert np.array_equal(dense, B.toarray())
+
+
+def test_the_formula_of_a_transpose_has_the_weights_of_samples_that_are_summed():
+    words = ["--transpose", "--input", 4, "--kernel", 3, "--padding", 1, "--padding-mode", "antireflect"]
+    found = cli.entries(cli.run("show", *words, "--width", 600, "--picture", "none"))
+    formula, note = found["index"].split("; ")
+    assert formula == "y[n0] = sum of W[k0] e(m0 + k0 - 1, n0) x[m0] over all m0, k0"
+    assert note == "e(i, n): the weight of sample n at position i, by padding_mode 'antireflect'"
+    B = convmat.conv_transpose_matrix([1, 10, 100], 4, padding=1, padding_mode="antireflect")
+    e = [oracle.sources(i, 4, "antireflect") for i in range(-1, 5)]
+    expected = [[sum(10**k * e[m + k].get(n, 0) for k in range(3)) for m in range(4)] for n in range(4)]
+    assert np.array_equal(B.toarray(), expected)
 
 
 @FIFTY

@@ -251,7 +251,7 @@ def test_print_names_the_samples_that_no_output_reads(layer):
     for axis, kernel in enumerate(ones):
         options = {"stride": (layer.stride[axis],), "padding": (layer.padding[axis],),
                    "dilation": (layer.dilation[axis],), "padding_mode": layer.padding_mode}  # fmt: skip
-        read = oracle.dense(kernel, (layer.size[axis],), **options).any(axis=0)
+        read = oracle.pattern(kernel.shape, (layer.size[axis],), **options).any(axis=0)
         unread = np.flatnonzero(~read).tolist()
         named, total = said.get(axis, ([], 0))
         assert total == len(unread)

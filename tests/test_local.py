@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import convmat
 from convmat import LocalConv1d, LocalConv2d, LocalConv3d, varying_blur
 from tests import oracle
-from tests.strategies import CONV, integers, layers, tries
+from tests.strategies import CONV, integers, layers, passes_the_dot_test, tries
 
 LOCAL = {1: LocalConv1d, 2: LocalConv2d, 3: LocalConv3d}
 
@@ -35,6 +35,17 @@ def test_the_matrix_and_the_products_are_those_of_the_oracle_exactly(layer):
     np.testing.assert_array_equal(A.H.apply(y).reshape(2, -1), y.reshape(2, -1) @ dense.conj())
     assert A.dtype == A.apply(x).dtype == layer.dtype
     assert A.T.T is A
+
+
+@pytest.mark.slow
+@tries(1000, derandomize=False, deadline=None)
+@given(layers())
+def test_a_thousand_layers_are_those_of_the_oracle_and_pass_the_dot_test(layer):
+    A, dense = local(layer)
+    np.testing.assert_array_equal(A.toarray(), dense)
+    np.testing.assert_array_equal(A.T.toarray(), dense.T)
+    rng = layer.rng()
+    passes_the_dot_test(LOCAL[layer.ndim](rng.standard_normal(A.weight.shape), layer.size, **layer.options), rng)
 
 
 @tries(60)

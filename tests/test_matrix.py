@@ -191,8 +191,9 @@ def test_long_axes_are_bit_equal_to_the_nested_loops(mode, size):
         if size < 500:
             np.testing.assert_array_equal(A.toarray(), oracle.dense(weight, (size,), **options))
         x = rng.integers(-9, 10, size)
-        at = [[oracle.source(stride * m + dilation * k - 4, size, mode) for k in range(5)] for m in range(A.shape[0])]
-        expected = [sum(w * x[n] for w, n in zip(weight, row, strict=True) if n is not None) for row in at]
+        at = [[oracle.sources(stride * m + dilation * k - 4, size, mode) for k in range(5)] for m in range(A.shape[0])]
+        reads = [[sum(times * x[n] for n, times in tap.items()) for tap in row] for row in at]
+        expected = [sum(w * read for w, read in zip(weight, row, strict=True)) for row in reads]
         np.testing.assert_array_equal(A @ x, expected)
         B = conv_transpose_matrix(weight, A.shape[0], output_size=size, **options)
         assert_same_arrays(B, sorted_transpose(A))
@@ -372,15 +373,12 @@ def test_a_slab_of_a_huge_image_reads_the_right_samples(mode):
     )
     last = side - 1
     taps = [(last - 2, 1.0), (last - 1, 2.0), (last, 4.0), (last - 1, 1.0), (last, 2.0)]
-    outside = (
-        oracle.source(side, side, "reflect") if mode == "reflect" else {"circular": 0, "zeros": None}.get(mode, last)
-    )
+    beyond = oracle.sources(side, side, mode) if mode != "circular" else {0: 1}
     dense = [{}, {}]
     for at, weight in taps[:3]:
         dense[0][at] = weight
-    for at, weight in [*taps[3:], (outside, 4.0)]:
-        if at is not None:
-            dense[1][at] = dense[1].get(at, 0.0) + weight
+    for at, weight in [*taps[3:], *((n, 4.0 * times) for n, times in beyond.items())]:
+        dense[1][at] = dense[1].get(at, 0.0) + weight
     first = (side - 1) * side
     for i, wanted in enumerate(dense):
         columns, weights = (array[A.indptr[i] : A.indptr[i + 1]] for array in (A.indices, A.data))

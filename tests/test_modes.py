@@ -13,7 +13,7 @@ from convmat.cli import main
 from convmat.products import usable
 from convmat.spectrum.trees import same
 from tests import oracle
-from tests.strategies import CONV, axes, integers, layers, tries
+from tests.strategies import CONV, axes, integers, layers, passes_the_dot_test, tries
 
 
 @st.composite
@@ -100,6 +100,22 @@ def test_files_factors_and_simpler_expressions_keep_the_modes(layer, tmp_path_fa
     F = convmat.simplify(A + A)
     np.testing.assert_array_equal(F.toarray(), 2 * A.toarray())
     assert same(A, B)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers_of", [mixed((1, 2, 3)), layers(modes=("antireflect",))], ids=["mixed", "antireflect"])
+def test_a_thousand_layers_are_those_of_the_oracle_and_pass_the_dot_test(layers_of):
+    @tries(1000, derandomize=False, deadline=None)
+    @given(layers_of, st.sampled_from(usable()))
+    def holds(layer, method):
+        dense, A = layer.dense(), layer.operator(method=method)
+        np.testing.assert_array_equal(A.toarray(), dense)
+        np.testing.assert_array_equal(A.T.toarray(), dense.T)
+        rng = layer.rng()
+        weight = rng.standard_normal(layer.weight.shape)
+        passes_the_dot_test(dataclasses.replace(layer, weight=weight).operator(method=method), rng)
+
+    holds()
 
 
 def test_a_panorama_is_padded_as_numpy_pads_axis_by_axis():

@@ -26,7 +26,7 @@ MODULES = (
 )  # fmt: skip
 
 DRAWN = {
-    "axis": test_taps.legal_axes(),
+    "axis": test_taps.every_axis,
     "case": transposed_layers(),
     "data": st.data(),
     "layer": layers(),

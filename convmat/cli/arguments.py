@@ -19,7 +19,7 @@ import numpy as np
 import convmat
 from convmat.cli import text
 from convmat.geometry import Geometry, Padding, as_weight, conv_geometry, conv_transpose_geometry
-from convmat.taps import EXTENSIONS
+from convmat.taps import MODES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def add_geometry(parser: argparse.ArgumentParser, *, required: bool = True) -> N
                               "same, valid, full, same_upper, same_lower")  # fmt: skip
     options.add_argument("--dilation", type=sizes, default=1, metavar="D", help="one number, or one per axis")
     options.add_argument("--padding-mode", default="zeros", type=_modes, metavar="MODE",
-                         help=", ".join(EXTENSIONS) + "; or one per axis, circular,reflect")  # fmt: skip
+                         help=", ".join(MODES) + "; or one per axis, circular,reflect")  # fmt: skip
     options.add_argument("--channels", type=channels, metavar="IN,OUT", help="channels; without them there is no axis")
     options.add_argument("--in-channels", type=int, metavar="IN", help="the same, one by one")
     options.add_argument("--out-channels", type=int, metavar="OUT")

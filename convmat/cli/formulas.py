@@ -51,20 +51,27 @@ def _sum(geometry: Geometry) -> str:
 
 
 def _transposed_sum(geometry: Geometry) -> str:
-    """y[c, n] = sum of W[o, c, k] x[o, m] over all o, m, k by which the convolution reads n."""
+    """y[c, n] = sum of W[o, c, k] x[o, m] over all o, m, k by which the convolution reads n.
+
+    Where it reads weighted sums of samples, over all o, m, k, times the weight of n.
+    """
     per_group = geometry.in_channels // geometry.groups
     channel = "c" if geometry.groups == 1 else f"c - {_times(per_group, 'g')}"
     folded = set(geometry.modes) != {"zeros"} and _padded(geometry)
     weight = _at("W", [*["o", channel] * geometry.channels, *_taps(geometry)])
     image, result = _at("x", _indices(geometry, "o", "m")), _at("y", _indices(geometry, "c", "n"))
     over = ", ".join([*["o"] * geometry.channels, *(f"m{a}, k{a}" for a in range(geometry.ndim))])
-    reads = [_glued(f"e({read}) = n{a}" if folded else f"{read} = n{a}") for a, read in enumerate(_reads(geometry))]
+    positions = list(enumerate(_reads(geometry)))
+    times = [_glued(f"e({read}, n{a})") for a, read in positions if geometry.combines]
+    reads = [_glued(f"e({read}) = n{a}" if folded else f"{read} = n{a}") for a, read in positions if not times]
     if geometry.groups > 1:
         out_group, in_group = (_group(n, geometry.groups, name)
                                for n, name in ((geometry.out_channels, "o"), (geometry.in_channels, "c")))  # fmt: skip
         reads.append(f"{out_group} = {in_group} = g")
-    notes = [f"e: where padding_mode '{in_words(geometry)}' takes the sample from"] * folded
-    return "; ".join([f"{result} = sum of {weight} {image} over all {over} with {', '.join(reads)}", *notes])
+    notes = [f"e: where padding_mode '{in_words(geometry)}' takes the sample from"] * (folded and not times)
+    notes += [f"e(i, n): the weight of sample n at position i, by padding_mode '{in_words(geometry)}'"] * bool(times)
+    condition = f" with {', '.join(reads)}" if reads else ""
+    return "; ".join([f"{result} = sum of {' '.join([weight, *times, image])} over all {over}{condition}", *notes])
 
 
 def _padded(geometry: Geometry) -> bool:

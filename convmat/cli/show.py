@@ -165,12 +165,11 @@ def _counts(layer: Layer, transposed: bool, grid: text.Grid) -> NDArray[Any]:
 def tap_labels(layer: Layer, transposed: bool) -> NDArray[np.int64]:
     """Which tap each entry is, its C-order position in the kernel as given; -1 for no entry, -2 for several taps."""
     geometry = layer.geometry
-    kernel = np.arange(1.0, 1 + math.prod(geometry.kernel_size)).reshape(geometry.kernel_size)
-    build = matrix.sparse_transpose if transposed else matrix.sparse
-    ones, numbers = (build(geometry, np.broadcast_to(w, geometry.weight_shape)) for w in (kernel**0, kernel))
-    labels: NDArray[np.int64] = numbers.toarray().astype(np.int64) - 1
-    labels[ones.toarray() > 1] = -2
-    return labels
+    weights = np.sort(np.random.default_rng(0).random(math.prod(geometry.kernel_size)))  # none is a sum of others
+    kernel = np.broadcast_to(weights.reshape(geometry.kernel_size), geometry.weight_shape)
+    entries = (matrix.sparse_transpose if transposed else matrix.sparse)(geometry, kernel).toarray()
+    tap = np.minimum(np.searchsorted(weights, entries), weights.size - 1)
+    return np.where(entries == 0, -1, np.where(entries == weights[tap], tap, -2))
 
 
 def _taps(layer: Layer, name: str, transposed: bool, width: int) -> Iterator[str]:

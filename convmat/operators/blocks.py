@@ -26,7 +26,8 @@ from convmat.operators.convolution import Conv, Convolution, ConvTranspose
 from convmat.operators.factors import Crop, IndexMap, Pad, Upsample
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.operators.local import LocalConv
-from convmat.parts import AxisPart, Runs, count, folds_nothing_into, giving, joined, places, reaching
+from convmat.parts import AxisPart, Runs, count, folds_nothing_into, giving, joined, places, reaching, within
+from convmat.taps import Axis
 
 Box = tuple[Runs, ...]
 """Ranges along each axis."""
@@ -218,12 +219,23 @@ def _spatial(geometry: Geometry, box: Box, transpose: bool) -> tuple[list[AxisPa
     axes = geometry.axes
     if transpose:
         bare = map(folds_nothing_into, axes, along)
-        axes = tuple(replace(axis, mode="zeros") if plain else axis for axis, plain in zip(axes, bare, strict=True))
+        axes, along = zip(*map(_without_border, axes, along, bare), strict=True)
     parts = list(map(reaching if transpose else giving, axes, along))
     hull = (channels[0][0], channels[-1][1])
     kept = places(channels, ((0, hull[1] - hull[0]),), (hull,))
     kept_box = tuple(part.kept for part in parts)
     return parts, channels, (kept, *kept_box) if geometry.channels else kept_box
+
+
+def _without_border(axis: Axis, samples: Runs, bare: bool) -> tuple[Axis, Runs]:
+    """The axis, and where its transpose gives these samples: with no border where that sends nothing back to them."""
+    if not bare:
+        return axis, samples
+    if not axis.combines:
+        return replace(axis, mode="zeros"), samples
+    positions = tuple((start + axis.lo, stop + axis.lo) for start, stop in samples)
+    inside = within(positions, ((0, axis.padded),))  # others are cropped
+    return (axis.extended, positions) if inside else (axis, samples)
 
 
 def _convolution(A: Convolution, box: Box) -> Cut:

@@ -371,7 +371,9 @@ class Conv2d(Conv):
         "same" (stride 1), "full", "same_upper", "same_lower" (output size ceil(N / s), as ONNX).
     groups : int
         Divides the channels into groups that do not mix.
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric", "antireflect"}, or one per axis
+        All but the last copy samples into the border. "antireflect" is the point reflection about the edge sample,
+        x[-i] = 2 x[0] - x[i], which continues the slope of the image.
     flip : bool
         Flip the kernel on every spatial axis: the true convolution, not the cross-correlation.
     method : {"auto", "measure", "pointwise", "matrix", "direct", "gemm", "fft", "separable"}

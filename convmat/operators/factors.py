@@ -98,7 +98,7 @@ class Pad(_Down):
     ----------
     input_size : int or tuple of int
     padding : int, tuple of int, tuple of (lo, hi) pairs
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric", "antireflect"}, or one per axis
     channels : int, optional
         The size of the channel axis in front; without it, images have none.
     dtype : dtype
@@ -111,7 +111,8 @@ class Pad(_Down):
 
     References
     ----------
-    .. [1] ``numpy.pad``, with its "constant", "reflect", "edge", "wrap" and "symmetric".
+    .. [1] ``numpy.pad``, with its "constant", "reflect", "edge", "wrap" and "symmetric"; "antireflect" is its "reflect"
+       with ``reflect_type="odd"``.
 
     Examples
     --------

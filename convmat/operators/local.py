@@ -22,7 +22,7 @@ from convmat.operators.base import ImageOperator
 from convmat.operators.convolution import Conv1d, Conv2d, Conv3d
 from convmat.operators.layers import Diagonal
 from convmat.products.padding import extend, fold
-from convmat.taps import ZERO, joint_table
+from convmat.taps import joint_reads
 
 
 class LocalConv(ImageOperator):
@@ -157,18 +157,20 @@ class LocalConv(ImageOperator):
         check_format(format)
         g = self._geometry
         outs, ins = g.out_channels, g.in_channels // g.groups
-        table = joint_table(g.axes)
-        output, tap = np.nonzero(table != ZERO)
+        output, tap, sample, weight = joint_reads(g.axes)
         entries = outs * ins * len(output)
         check_memory("a sparse matrix", self.shape, entries, entries * (2 * self.dtype.itemsize + 32))
-        kernels = self._kernels(self.dtype).reshape(outs, ins, table.shape[1], -1)
+        kernels = self._kernels(self.dtype).reshape(outs, ins, math.prod(g.kernel_size), -1)
+        data = kernels[:, :, tap, output]
+        if (weight != 1).any():
+            data *= weight.astype(self.dtype)
         o, c = np.arange(outs)[:, None, None], np.arange(ins)[:, None]
-        rows = np.broadcast_to(o * len(table) + output, (outs, ins, len(output)))
+        rows = np.broadcast_to(o * math.prod(g.output_size) + output, data.shape)
         first = o // (outs // g.groups) * ins
-        columns = (first + c) * math.prod(g.input_size) + table[output, tap]
+        columns = (first + c) * math.prod(g.input_size) + sample
         dtype = index_dtype(*self.shape, entries)
         index = rows.reshape(-1).astype(dtype), columns.reshape(-1).astype(dtype)
-        matrix = coo_array((kernels[:, :, tap, output].reshape(-1), index), shape=self.shape).tocsr()
+        matrix = coo_array((data.reshape(-1), index), shape=self.shape).tocsr()
         matrix.sum_duplicates()
         return as_format(matrix, format)
 
@@ -227,7 +229,7 @@ class LocalConv2d(LocalConv):
     padding : int, tuple of int, tuple of (lo, hi) pairs, or str
         As for `Conv2d`.
     groups : int
-    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric"}, or one of them per axis
+    padding_mode : {"zeros", "reflect", "replicate", "circular", "symmetric", "antireflect"}, or one per axis
     flip : bool
         Flip each kernel on every spatial axis.
 

@@ -17,9 +17,10 @@ from convmat.geometry import Geometry, output_shape_of, result_dtype
 from convmat.matrix import as_format, check_format, check_memory, index_dtype
 from convmat.operators.base import ImageOperator
 from convmat.products import Products
+from convmat.products.extended import extended_image
 from convmat.products.lowering import Lowering
 from convmat.products.threads import Scratch, blas_on_one_thread
-from convmat.taps import ZERO, joint_table
+from convmat.taps import ZERO, joint_reads, joint_table
 
 
 class _WeightMap(ImageOperator):
@@ -43,9 +44,9 @@ class _WeightMap(ImageOperator):
         super().__init__(dtype, geometry.weight_shape, output_shape)
 
     def _check_memory(self) -> int:
-        """The number of stored entries of the matrix, if it fits in memory with the index tables that build it."""
+        """How many entries the matrix stores at most, if they fit in memory with the index tables that build it."""
         geometry = self.geometry
-        reads = math.prod(int(np.count_nonzero(axis.table() != ZERO)) for axis in geometry.axes)
+        reads = math.prod(len(axis.reads().tap) for axis in geometry.axes)
         nnz = geometry.out_channels * (geometry.in_channels // geometry.groups) * reads
         tables = math.prod(geometry.output_size) * math.prod(geometry.kernel_size) * 4 * 8
         check_memory("a sparse matrix", self.shape, nnz, 2 * nnz * (self.dtype.itemsize + 8) + tables)
@@ -105,12 +106,13 @@ class WeightOperator(_WeightMap):
         groups, per_group, outs = geometry.groups, geometry.in_channels // geometry.groups, geometry.out_channels
         nnz = self._check_memory()
         dtype = index_dtype(nnz, *self.shape)
-        sample, tap, counts = _reads(geometry)
+        sample, tap, counts = _reads(geometry.extended)
         # Row by row, then channel, then tap: the order of the columns.
         order = _channels_inside(counts, per_group)
 
         taps = math.prod(geometry.kernel_size)
-        images = self.image.reshape(groups, per_group, -1)
+        image = self.image.reshape(geometry.in_channels, *geometry.input_size)
+        images = extended_image(geometry, image).reshape(groups, per_group, -1)
         values = images[:, :, sample].reshape(groups, -1)[:, order]  # (G, entries of one output channel)
         columns = (np.arange(per_group)[:, None] * taps + tap).reshape(-1)[order]
         data = np.repeat(values, outs // groups, axis=0).reshape(-1)
@@ -153,13 +155,14 @@ class TransposeWeightOperator(_WeightMap):
         geometry = self.geometry
         groups, per_group, outs = geometry.groups, geometry.in_channels // geometry.groups, geometry.out_channels
         self._check_memory()
-        sample, tap, counts = _reads(geometry)
-        output = np.repeat(np.arange(counts.size), counts)
+        output, tap, sample, weight = joint_reads(geometry.axes)
+        if geometry.flip:
+            tap = math.prod(geometry.kernel_size) - 1 - tap
         taps, samples = math.prod(geometry.kernel_size), math.prod(geometry.input_size)
         o, c = np.arange(outs)[:, None, None], np.arange(per_group)[:, None]
         rows = (o // (outs // groups) * per_group + c) * samples + sample
         cols = np.broadcast_to((o * per_group + c) * taps + tap, rows.shape)
-        values = np.broadcast_to(self.image.reshape(outs, 1, -1)[:, :, output], rows.shape)
+        values = np.broadcast_to(self.image.reshape(outs, 1, -1)[:, :, output] * weight.astype(self.dtype), rows.shape)
         entries = coo_array((values.reshape(-1), (rows.reshape(-1), cols.reshape(-1))), shape=self.shape)
         matrix = entries.tocsr()
         matrix.sum_duplicates()
@@ -169,6 +172,7 @@ class TransposeWeightOperator(_WeightMap):
 @blas_on_one_thread()
 def _products(geometry: Geometry, x: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     """A x of one image for each weight of a batch: (batch, G, C_out / G, M_1..M_D)."""
+    x, geometry = extended_image(geometry, x), geometry.extended
     lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
     columns = geometry.in_channels // geometry.groups * math.prod(geometry.kernel_size)
     kernels = np.empty((len(weights), geometry.groups, geometry.out_channels // geometry.groups, columns), x.dtype)
@@ -183,6 +187,7 @@ def _products(geometry: Geometry, x: NDArray[Any], weights: NDArray[Any]) -> NDA
 @blas_on_one_thread()
 def _gradient(geometry: Geometry, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """The derivative of <A(W) x, y> (without conjugation) by W, for each pair of a batch: (batch, *weight_shape)."""
+    x, geometry = extended_image(geometry, x), geometry.extended
     lowering, scratch = Lowering(geometry, x.itemsize), Scratch()
     outs, groups = geometry.out_channels, geometry.groups
     columns = geometry.in_channels // groups * math.prod(geometry.kernel_size)

@@ -10,7 +10,7 @@ import numpy as np
 
 from convmat.plot.layout import Layout, fit
 from convmat.plot.notebook import shown
-from convmat.plot.scene import BORDER, COPY, CROPPED, HOLE, SAMPLE, Grid, Scene, Step
+from convmat.plot.scene import BORDER, COMBINED, COPY, CROPPED, HOLE, SAMPLE, Grid, Scene, Step
 from convmat.plot.style import (
     BLUE,
     GREEN,
@@ -55,7 +55,7 @@ def arithmetic(
 
     The cells that the output reads have the colours and letters of the taps that read them. Cells are numbered as the
     columns and rows of the matrix are, within their channel. A dashed cell is padding: with the number of the sample
-    that it copies, or blank where it is zero.
+    that it copies, blank where it is zero, or with a sign where it is a weighted sum of samples.
 
     A transposed convolution is drawn as its input with zeros between the samples and around them, over which the
     flipped kernel slides with stride 1. With a padding mode that copies, the copies in the border of the output, which
@@ -177,10 +177,15 @@ class Stage:
     def words(self, step: Step) -> str:
         """The caption of a step."""
         zeros = int((step.samples == ZERO).sum())
-        what = _plural(len(step.samples) - zeros, "sample") + (f" and {_plural(zeros, 'zero')}" if zeros else "")
+        sums = int((step.samples == COMBINED).sum())
+        what = _plural(len(step.samples) - zeros - sums, "sample")
+        what += f", {_plural(sums, 'sum')} of samples" if sums else ""
+        what += f" and {_plural(zeros, 'zero')}" if zeros else ""
         line = f"row {step.row}, output [{', '.join(map(str, step.place))}]: reads {what}"
         if len(step.targets) > 1:
             line += f"\n{_plural(len(step.targets) - 1, 'cell')} of the border added to it"
+            rows, columns = step.targets.T
+            line += ", times weights" if COMBINED in self.scene.output.samples[rows, columns] else ""
         return line
 
     def _taps(self) -> tuple[Any, list[str]]:
@@ -219,7 +224,7 @@ def _draw_grid(ax: Axes, grid: Grid, theme: Theme, colour: str, size: float) -> 
     ax.add_collection(LineCollection(crosses, colors=[theme.faint(0.3)], linewidths=0.8, zorder=1.3))
     for row, column in np.argwhere(grid.samples != ZERO).tolist():
         ink = theme.ink if grid.kinds[row, column] == SAMPLE else theme.faint(0.6)
-        text = str(grid.samples[row, column])
+        text = _name(int(grid.samples[row, column]))
         ax.text(column, row, text, **_text(size, text), color=ink, zorder=1.4)
 
 
@@ -240,7 +245,7 @@ def _cell(
     look: dict[str, Any] = {"facecolor": colour, "edgecolor": edge, "linewidth": min(1.6, 0.07 * size), "zorder": 2}
     square = Rectangle((column - 0.5, row - 0.5), 1, 1, **look, clip_on=False)
     drawn: list[Artist] = [ax.add_artist(square)]
-    text = "" if number == ZERO else str(number)
+    text = number if isinstance(number, str) else _name(number)
     if text:
         drawn.append(ax.text(column, row, text, **_text(size, text), color=ink, zorder=2.1))
     if tap:
@@ -251,6 +256,11 @@ def _cell(
             )
         )  # fmt: skip
     return drawn
+
+
+def _name(sample: int) -> str:
+    """What stands in a cell: the number of its sample, or a sign for a sum of several."""
+    return {ZERO: "", COMBINED: "\u00b1"}.get(sample, str(sample))
 
 
 def _text(size: float, text: str) -> dict[str, Any]:

@@ -158,10 +158,20 @@ def _taps(A: Any, found: Reads, ax: Axes, labels: str, legend: bool) -> AxesImag
             _label(ax, image, row, col, f"{values[row, col]:.2g}", picture[row, col], size)
     elif labels == "taps" or (labels == "auto" and max(picture.shape) <= _LABELLED and size >= _SMALLEST_LABEL):
         for (row, col), taps in found.entries().items():
-            _label(ax, image, row, col, "".join(names[tap] for tap in taps), picture[row, col], size)
+            _label(ax, image, row, col, _sum_of(taps, names), picture[row, col], size)
     if legend:
         _legend(ax, image, sheet(np.arange(count).reshape(kernel)), names, bool((picture < ZERO).any()))
     return image
+
+
+def _sum_of(taps: list[tuple[int, int]], names: list[str]) -> str:
+    """The taps of an entry, side by side; with signs where one of them has a factor."""
+    if all(factor == 1 for _, factor in taps):
+        return "".join(names[tap] for tap, _ in taps)
+    terms = (
+        f"{'-' if factor < 0 else '+'}{abs(factor) if abs(factor) > 1 else ''}{names[tap]}" for tap, factor in taps
+    )
+    return "".join(terms).removeprefix("+")
 
 
 def _values(A: ImageOperator, ax: Axes, labels: str, legend: bool) -> tuple[AxesImage, int]:

@@ -6,7 +6,6 @@ Numpy alone; nothing is drawn here. A tap is numbered by its place in the weight
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from convmat.operators import Conv, Convolution, ConvTranspose, Crop, Downsample
 from convmat.operators.algebra import Blocks, Scaled
 from convmat.operators.weights import TransposeWeightOperator, WeightOperator
 from convmat.patterns import by_columns
-from convmat.taps import ZERO, Axis, Index
+from convmat.taps import ZERO, Index, joint_reads
 
 SEVERAL = -2
 """Stands for the tap of an entry that sums several taps."""
@@ -71,26 +70,32 @@ class Layer:
 
 @dataclass(frozen=True)
 class Reads:
-    """What each row of a matrix reads: row, column and tap of each read, ordered by row, column, tap."""
+    """What each row of a matrix reads: row, column, tap and factor of each read, ordered by row, column, tap."""
 
     shape: tuple[int, int]
     rows: Index
     cols: Index
     taps: Index
+    factors: Index
 
     def picture(self) -> Index:
-        """The matrix with the tap in place of each entry, `SEVERAL` for a sum of taps, and `ZERO` elsewhere."""
+        """The matrix with the tap in place of each entry, `SEVERAL` for a sum of taps, and `ZERO` elsewhere.
+
+        A multiple of a tap is a sum of taps.
+        """
         picture = np.full(self.shape, ZERO, dtype=np.int64)
-        picture[self.rows, self.cols] = self.taps
+        picture[self.rows, self.cols] = np.where(self.factors == 1, self.taps, SEVERAL)
         again = (np.diff(self.rows) == 0) & (np.diff(self.cols) == 0)
         picture[self.rows[1:][again], self.cols[1:][again]] = SEVERAL
         return picture
 
-    def entries(self) -> dict[tuple[int, int], list[int]]:
-        """The taps that each entry sums."""
-        found: dict[tuple[int, int], list[int]] = {}
-        for row, col, tap in zip(self.rows.tolist(), self.cols.tolist(), self.taps.tolist(), strict=True):
-            found.setdefault((row, col), []).append(tap)
+    def entries(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """The taps that each entry sums, and their factors."""
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        for row, col, tap, factor in zip(
+            self.rows.tolist(), self.cols.tolist(), self.taps.tolist(), self.factors.tolist(), strict=True
+        ):
+            found.setdefault((row, col), []).append((tap, factor))
         return found
 
 
@@ -133,20 +138,19 @@ def built(A: ImageOperator) -> Any:
 
 
 def reads(A: ImageOperator) -> Reads:
-    """Row, column and tap of every read of a matrix; for small ones."""
+    """Row, column, tap and factor of every read of a matrix; for small ones."""
     if isinstance(A, _OF_WEIGHTS):
         return _reads_of_weights(A)
     layer = Layer.of(A)
     geometry = layer.geometry
-    table = _table(geometry.axes)
-    output, tap = np.nonzero(table != ZERO)
-    sample = table[output, tap]
+    output, tap, sample, factor = joint_reads(geometry.axes)
     out, inside = np.indices((geometry.out_channels, geometry.in_channels // geometry.groups)).reshape(2, -1, 1)
     channel = out // (geometry.out_channels // geometry.groups) * (geometry.in_channels // geometry.groups) + inside
     rows = (out * math.prod(geometry.output_size) + output).reshape(-1)
     cols = (channel * math.prod(geometry.input_size) + sample).reshape(-1)
-    taps = np.broadcast_to(layer.taps().reshape(-1)[tap], (out.size, tap.size)).reshape(-1)
-    return _sorted(A.shape, cols, rows, taps) if layer.transposed else _sorted(A.shape, rows, cols, taps)
+    taps, factors = (np.tile(numbers, out.size) for numbers in (layer.taps().reshape(-1)[tap], factor))
+    places = (cols, rows) if layer.transposed else (rows, cols)
+    return _sorted(A.shape, *places, taps, factors)
 
 
 def counts(A: ImageOperator, height: int, width: int) -> NDArray[Any]:
@@ -234,23 +238,13 @@ def _steps(A: ImageOperator, side: int) -> dict[int, int]:
     return within | {CHANNELS: math.prod(spatial)}
 
 
-def _table(axes: Sequence[Axis]) -> Index:
-    """The input sample that output m reads through tap k, all ravelled, or `ZERO`. (M_1 ... M_D, K_1 ... K_D)"""
-    table = np.zeros((1, 1), dtype=np.int64)
-    for axis in axes:
-        outer, inner = table[:, None, :, None], axis.table()[None, :, None, :]
-        joined = np.where((outer != ZERO) & (inner != ZERO), outer * axis.size + inner, ZERO)
-        table = joined.reshape(len(table) * axis.output, -1)
-    return table
-
-
 def _reads_of_weights(A: ImageOperator) -> Reads:
     """The entries of a weight operator: its columns are weights, so that they say the tap."""
     found = A.tosparse("coo")
     rows, cols = (np.asarray(index, dtype=np.int64) for index in (found.row, found.col))
-    return _sorted(A.shape, rows, cols, cols % math.prod(A.geometry.kernel_size))
+    return _sorted(A.shape, rows, cols, cols % math.prod(A.geometry.kernel_size), np.ones_like(rows))
 
 
-def _sorted(shape: tuple[int, int], rows: Index, cols: Index, taps: Index) -> Reads:
+def _sorted(shape: tuple[int, int], rows: Index, cols: Index, taps: Index, factors: Index) -> Reads:
     order = np.lexsort((taps, cols, rows))
-    return Reads(shape, rows[order], cols[order], taps[order])
+    return Reads(shape, rows[order], cols[order], taps[order], factors[order])

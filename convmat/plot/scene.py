@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convmat.plot.pattern import Layer
-from convmat.taps import ZERO, Axis, Index
+from convmat.taps import ZERO, Axis, Index, joint_reads
 
 SAMPLE, COPY, HOLE, BORDER, CROPPED = range(5)
-"""What a cell is: a sample, a copy of one, a zero between samples, a zero around them, or never reached."""
+"""What a cell is: a sample, a copy of one or a sum of several, a zero between samples, a zero around them, or never
+reached."""
+
+COMBINED = -2
+"""Stands for the sample of a cell that is a weighted sum of several."""
 
 MOST_CELLS = 48
 """Cells of the longest side that is drawn."""
@@ -27,7 +31,7 @@ MOST_CELLS = 48
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells in two dimensions: the number of the sample in each (`ZERO` where there is none), and what it is."""
+    """Cells in two dimensions: the number of the sample in each, or `ZERO`, or `COMBINED`, and what it is."""
 
     samples: Index
     kinds: Index
@@ -49,8 +53,8 @@ class Step:
     """The output within its channel."""
     cells: Index  # (R, 2)
     taps: Index  # (R,)
-    samples: Index  # (R,), ZERO where a zero is read
-    columns: Index  # columns of the matrix, (number of reads that are not zero,)
+    samples: Index  # (R,), ZERO where a zero is read, COMBINED where a sum of samples is
+    columns: Index  # columns of the matrix, one for each read of a sample
     targets: Index  # (T, 2), cells of the output grid, the sample itself first
 
     def by_cell(self) -> dict[tuple[int, int], list[int]]:
@@ -102,7 +106,9 @@ class _Line:
         """Samples and kinds of the extended input, or of the extended output of the transpose."""
         a, (start, stop) = self.axis, self.extended
         place = np.arange(start, stop)
-        samples = a.extension(start + a.lo, stop + a.lo)
+        sources, weights = a.sources(place)
+        single = ((sources != ZERO).sum(axis=-1) <= 1) & (weights <= 1).all(axis=-1)
+        samples = np.where(single, sources.max(axis=-1), COMBINED)
         kinds = np.where(samples == ZERO, BORDER, np.where(samples == place, SAMPLE, COPY))
         kept = (place >= -a.lo) & (place < a.size + a.hi)
         return samples, kinds if self.transposed else np.where(kept, kinds, CROPPED)
@@ -127,7 +133,7 @@ class _Line:
         start, stop = self.extended
         place = np.arange(start, stop)
         inside = (place >= -self.axis.lo) & (place < self.axis.size + self.axis.hi)
-        copies = (self.axis.extension(start + self.axis.lo, stop + self.axis.lo) == output) & inside
+        copies = (self.axis.sources(place)[0] == output).any(axis=-1) & inside
         return np.append(output, place[copies & (place != output)]) - start
 
     def read(self, output: int) -> Index:
@@ -224,16 +230,26 @@ class Scene:
             cells=cells,
             taps=np.broadcast_to(numbers, shape).reshape(-1),
             samples=samples,
-            columns=self.channels[1] * math.prod(ins) + samples[samples != ZERO],
+            columns=self.channels[1] * math.prod(ins) + self._samples_read(padded, samples),
             targets=np.stack(np.meshgrid(first, second, indexing="ij"), axis=-1).reshape(-1, 2),
         )
+
+    def _samples_read(self, output: tuple[int, ...], samples: Index) -> Index:
+        """The samples that an output reads, those of each cell one after the other where it is a sum."""
+        if (samples != COMBINED).all():
+            return np.asarray(samples[samples != ZERO])
+        axes = [line.axis for line in self.lines]
+        alone = [replace(a, lo=a.lo - a.place(m, 0)).ending_at(1) for a, m in zip(axes, output, strict=True)]
+        return joint_reads(alone).sample
 
 
 def _grid(lines: list[tuple[Index, Index]]) -> Grid:
     """The grid whose rows and columns are two lines. A cell is the less of a sample of the two."""
     (i, row_kinds), (j, column_kinds) = lines
     width = int(j.max()) + 1
-    samples = np.where((i[:, None] != ZERO) & (j != ZERO), i[:, None] * width + j, ZERO)
+    least = np.minimum(i[:, None], j)
+    samples = np.where(least < 0, least, i[:, None] * width + j)
+    samples[(i == ZERO)[:, None] | (j == ZERO)] = ZERO
     return Grid(samples, np.maximum.outer(row_kinds, column_kinds))
 
 

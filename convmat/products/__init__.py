@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from convmat.geometry import Geometry, as_weight
 from convmat.products import measured, plan
 from convmat.products.direct import Direct, installed
+from convmat.products.extended import Extended, Plan
 from convmat.products.fft import Fft
 from convmat.products.gemm import Gemm
 from convmat.products.gram import Images, gram
@@ -23,22 +24,14 @@ from convmat.products.separable import Separable, separable_rank
 from convmat.products.threads import workers
 
 
-class Product(Protocol):
-    """One method, planned for one geometry and one kernel (C_out, C_in / groups, K_1..K_D)."""
+class Product(Plan, Protocol):
+    """One method. Of a padding mode that sums several samples, only "matrix" knows: see `Extended`."""
 
     def __init__(self, geometry: Geometry, weight: NDArray[Any]) -> None: ...
 
     @staticmethod
     def work_bytes(geometry: Geometry, itemsize: int) -> float:
         """Bytes kept besides the image and the result, about."""
-        ...
-
-    def forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """A x: (batch, C_in, N_1..N_D) -> (batch, C_out, M_1..M_D)."""
-        ...
-
-    def transpose(self, y: NDArray[Any]) -> NDArray[Any]:
-        """A^T y, without conjugation: (batch, C_out, M_1..M_D) -> (batch, C_in, N_1..N_D)."""
         ...
 
 
@@ -106,7 +99,7 @@ class Products:
         self._finite = bool(np.isfinite(weight).all())
         self._chosen: tuple[str, str] | None = None
         self._measured: dict[tuple[bool, np.dtype[Any]], str] = {}
-        self._plans: dict[tuple[str, np.dtype[Any]], Product] = {}
+        self._plans: dict[tuple[str, np.dtype[Any]], Plan] = {}
         self._grams: dict[bool, Images | None] = {}
         self._parts: dict[Any, Products] = {}
         self._lock = threading.Lock()
@@ -196,7 +189,7 @@ class Products:
             f"{'':<12} {'A x':>12} {'A^T y':>12} {'work memory':>13}    expected, threads: {workers()}",
         ]
         for estimate in sorted(self._estimates(), key=lambda e: e.forward):
-            memory = METHODS[estimate.method].work_bytes(self.geometry, self.weight.itemsize)
+            memory = METHODS[estimate.method].work_bytes(self.geometry.extended, self.weight.itemsize)
             missing = "" if estimate.method in usable() else "    if it were there: pip install 'convmat[fast]'"
             lines.append(
                 f"{estimate.method:<12} {estimate.forward / 1e6:>9.3f} ms {estimate.transpose / 1e6:>9.3f} ms "
@@ -217,7 +210,7 @@ class Products:
     def _estimates(self) -> list[plan.Estimate]:
         single = self.weight.dtype in (np.float32, np.complex64)
         rank = separable_rank(self.geometry, self.weight) if self._finite else None
-        return plan.estimates(self.geometry, single, rank)
+        return plan.estimates(self.geometry.extended, single, rank)
 
     def _product(self, x: NDArray[Any], method: str, transpose: bool) -> NDArray[Any]:
         """A real kernel acts on the two real parts of a complex image; a complex kernel needs a complex image."""
@@ -232,15 +225,22 @@ class Products:
         result.real, result.imag = parts[: len(x)], parts[len(x) :]
         return result
 
-    def _plan(self, method: str, dtype: np.dtype[Any]) -> Product:
+    def _plan(self, method: str, dtype: np.dtype[Any]) -> Plan:
         made = self._plans.get((method, dtype))
         if made is None:
             with self._lock:
                 made = self._plans.get((method, dtype))
                 if made is None:
-                    made = METHODS[method](self.geometry, self.weight.astype(dtype, copy=False))
+                    made = self._made(method, self.weight.astype(dtype, copy=False))
                     self._plans[method, dtype] = made
         return made
+
+    def _made(self, method: str, weight: NDArray[Any]) -> Plan:
+        """The plan of a method; of those that copy samples alone, on the extended image where several are summed."""
+        if method == "matrix":
+            return MatrixProduct(self.geometry, weight)
+        made = METHODS[method](self.geometry.extended, weight)
+        return Extended(self.geometry, made) if self.geometry.combines else made
 
 
 def _restored(geometry: Geometry, weight: NDArray[Any], asked: str, chosen: tuple[str, str] | None) -> Products:

@@ -90,26 +90,53 @@ def _extend_axis(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -
         border = extended[_at(dim, slice(a - start, b - start))]
         if axis.mode == "zeros":
             border[...] = 0
+        elif axis.combines:
+            border[...] = combination(x, dim, axis, a, b)
         else:
             border[...] = x.take(axis.extension(a, b), axis=dim)
     return extended
+
+
+def combination(x: NDArray[Any], dim: int, axis: Axis, start: int, stop: int) -> NDArray[Any]:
+    """The positions [start, stop) of a border that sums several samples, one term after the other."""
+    samples, weights = axis.sources(np.arange(start, stop, dtype=np.int64) - axis.lo)
+    lines = np.moveaxis(x, dim, 0)
+    total = np.zeros((stop - start, *lines.shape[1:]), dtype=x.dtype)
+    for of_term, times in zip(samples.T, weights.T, strict=True):
+        read = np.flatnonzero(of_term != ZERO)
+        total[read] += lines[of_term[read]] * _numbers(times[read], x)
+    return np.moveaxis(total, 0, dim)
+
+
+def _numbers(weights: Index, x: NDArray[Any]) -> NDArray[Any]:
+    """Weights of lines of an image, in its precision."""
+    return weights.astype(x.real.dtype).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _fold_axis(band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any]) -> None:
     stop = start + band.shape[dim]
     first, last = axis.copied(start, stop)
     into[_at(dim, slice(first - axis.lo, last - axis.lo))] += band[_at(dim, slice(first - start, last - start))]
-    if axis.mode == "zeros":
-        return
+    if axis.mode != "zeros":
+        fold_border(band, dim, axis, start, into)
+
+
+def fold_border(band: NDArray[Any], dim: int, axis: Axis, start: int, into: NDArray[Any]) -> None:
+    """Add what the positions [start, start + R) of the extended axis send back from beyond the input."""
+    stop = start + band.shape[dim]
+    first, last = axis.copied(start, stop)
+    lines, sent = np.moveaxis(into, dim, 0), np.moveaxis(band, dim, 0)
     for a, b in ((start, first), (last, stop)):
-        target: Index = axis.extension(a, b)
-        read = np.flatnonzero(target != ZERO)
-        lines, sent = np.moveaxis(into, dim, 0), np.moveaxis(band, dim, 0)
-        if read.size > _FEW_LINES:
-            np.add.at(lines, target[read], sent[a - start + read])
+        targets, weights = axis.sources(np.arange(a, b, dtype=np.int64) - axis.lo)
+        position, term = np.nonzero(targets != ZERO)
+        target, times = targets[position, term], weights[position, term]
+        if position.size > _FEW_LINES:
+            border = sent[a - start + position]
+            np.add.at(lines, target, border if (times == 1).all() else border * _numbers(times, band))
             continue
-        for p in read.tolist():  # line by line, several times faster than add.at
-            lines[target[p]] += sent[a - start + p]
+        for p, to, factor in zip(position.tolist(), target.tolist(), times.tolist(), strict=True):
+            # line by line, several times faster than add.at
+            lines[to] += sent[a - start + p] if factor == 1 else factor * sent[a - start + p]
 
 
 def _at(dim: int, index: Any) -> tuple[Any, ...]:

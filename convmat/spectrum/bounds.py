@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry, as_weight
-from convmat.matrix import check_bytes
-from convmat.operators import Convolution
+from convmat.matrix import axis_matrix, check_bytes
+from convmat.operators import Chain, Convolution, ConvTranspose, Crop, ImageOperator, Separable, Upsample
+from convmat.operators.factors import IndexMap
 from convmat.products import Products
 from convmat.products.symbol import periodic, symbol
 from convmat.products.waves import Waves
@@ -29,6 +30,7 @@ from convmat.spectrum.values import (
     outer,
     rank_one_kernels,
 )  # fmt: skip
+from convmat.taps import Axis
 
 SMALL = 2**16
 """Entries of the dense matrices of all groups up to which the norm is that of a dense SVD."""
@@ -75,7 +77,7 @@ def convolution_bounds(A: Convolution, rtol: float) -> tuple[float, float]:
         if upper > (1 + rtol) * lower:
             upper = min(upper, channel_bound(geometry, kernel))
         if upper > (1 + rtol) * lower:
-            upper = min([upper, *schur_bounds(geometry, kernel, (1 + rtol) * lower)])
+            upper = min([upper, *schur_bounds(conv, kernel, (1 + rtol) * lower)])
     return outwards(lower, upper, int(powers.item()))
 
 
@@ -165,12 +167,40 @@ def channel_bound(geometry: Geometry, kernel: NDArray[Any]) -> float:
     return least
 
 
-def schur_bounds(geometry: Geometry, kernel: NDArray[Any], target: float) -> Iterator[float]:
+def schur_bounds(conv: Convolution, kernel: NDArray[Any], target: float) -> Iterator[float]:
     """Upper bounds by the Schur test with the absolute kernel."""
-    # the method that adds up products of numbers >= 0 as they are: relative errors stay small in every entry
-    products = Products(geometry, as_weight(_as_weight_of(geometry, np.abs(kernel))), "gemm")
-    shape = (1, geometry.in_channels, *geometry.input_size)
-    return schur_test(products.forward, products.transpose, shape, kernel[0].size + kernel[:, 0].size, target)
+    terms = kernel[0].size + kernel[:, 0].size + bent(conv.geometry)
+    magnitudes = absolute(conv, np.abs(_as_weight_of(conv.geometry, kernel)))
+    return schur_test(magnitudes._forward, magnitudes._backward, (1, *conv.input_shape), terms, target)
+
+
+def absolute(A: Convolution, weight: NDArray[Any]) -> ImageOperator:
+    """A with weights >= 0, where what extends the image has its absolute matrix: no entry is smaller than one of |A|.
+
+    By the method that adds up products of numbers >= 0 as they are: relative errors stay small in every entry.
+    """
+    return after_extension(type(A)._of(Products(A.geometry.extended, as_weight(weight), "gemm")), A.geometry)
+
+
+def after_extension(A: Convolution | IndexMap, geometry: Geometry) -> ImageOperator:
+    """An operator of the extended image, or its transpose, times the absolute matrix of what extends the image.
+
+    Of the padding modes that sum several samples, which `Geometry.extended` has no more.
+    """
+    if not geometry.combines:
+        return A
+    lines = [_extension(axis) if axis.combines else None for axis in geometry.axes]
+    extension = Separable(geometry.input_shape, [*[None] * geometry.channels, *lines])
+    return Chain(extension.T, A) if isinstance(A, ConvTranspose | Crop | Upsample) else Chain(A, extension)
+
+
+def _extension(axis: Axis) -> Any:
+    return abs(axis_matrix(Axis(axis.size, 1, lo=axis.lo, hi=axis.hi, mode=axis.mode), np.ones(1)))
+
+
+def bent(geometry: Geometry) -> int:
+    """How many more terms an entry of a product sums where the border of the extended image sums several samples."""
+    return sum(3 + max(0, axis.lo) + max(0, axis.hi) for axis in geometry.axes if axis.combines)
 
 
 def schur_test(
@@ -203,7 +233,8 @@ def lower_bound(geometry: Geometry, kernel: NDArray[Any], products: Products, to
 
 def ulps(geometry: Geometry, kernel: NDArray[Any]) -> float:
     """How many times EPS magnitude |x| a product A x may be away from the exact one, whatever the method."""
-    count: float = 64 + 8 * kernel[0].size + 64 * sum(math.log2(1 + axis.padded) for axis in geometry.axes)
+    terms = kernel[0].size + bent(geometry)
+    count: float = 64 + 8 * terms + 64 * sum(math.log2(1 + axis.padded) for axis in geometry.axes)
     return count
 
 

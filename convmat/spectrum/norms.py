@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from convmat.geometry import as_weight
+from convmat.matrix import axis_matrix
 from convmat.operators.algebra import BlockDiagonal, Blocks, Chain, HStack, Scaled, Sum, VStack
 from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.convolution import Convolution
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange, Separable
 from convmat.operators.simplification import simplify
-from convmat.products import Products
 from convmat.products.threads import blas_on_one_thread
 from convmat.spectrum.bounds import (
     FACTOR_LIMIT,
     SMALL,
+    absolute,
+    after_extension,
     check_images,
     convolution_bounds,
     magnitude,
@@ -34,10 +35,9 @@ from convmat.spectrum.bounds import (
     ulps,
 )  # fmt: skip
 from convmat.spectrum.lanczos import largest
-from convmat.spectrum.torus import EPS
+from convmat.spectrum.torus import EPS, copies
 from convmat.spectrum.trees import half_of, in_double, numbers_of, rebuilt, scaled_operator
 from convmat.spectrum.values import check_operator
-from convmat.taps import ZERO, Axis
 
 Bounds = tuple[float, float]
 
@@ -90,7 +90,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     ============================== =================================================================================
     Diagonal                       max \|d\|
     Rearrange, Downsample          1
-    Pad, Crop                      the root of the largest number of copies of a sample: Pad^H Pad is diagonal
+    Pad, Crop                      the root of the largest number of copies of a sample: Pad^H Pad is diagonal;
+                                   antireflect: the product of the norms of the axis matrices
     Separable                      the product of the norms of the axis matrices
     A B; A^H A                     at most \|\|A\|\| \|\|B\|\|; exactly \|\|A\|\|^2
     A + B                          at most \|\|A\|\| + \|\|B\|\|
@@ -121,11 +122,12 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     *Other padding modes.* A is a convolution without padding times Pad. Each row of Pad reads one sample, so
     ||Pad||^2 is the largest number of times that a sample is copied, and ||A|| <= ||Pad|| max ||B||. With "circular"
     padding and a stride that divides N the rows of A are those of a periodic convolution, each at most ceil(M s / N)
-    times. This bound may exceed the norm by as much as ||Pad||: if border samples are copied once, by 2^(D/2).
+    times. This bound may exceed the norm by as much as ||Pad||: if border samples are copied once, by 2^(D/2). With
+    "antireflect" padding ||Pad||^2 is the product of 4 p + 2 or little more over the axes, and the bound is wide.
 
     *Schur test.* For any positive q, ||A||^2 <= || |A| ||^2 <= max_n (|A|^T |A| q)_n / q_n (Collatz and Wielandt),
-    which power iteration makes tight for weights of one sign, under every padding mode. Its first step, q = 1, is at
-    most ||A||_1 ||A||_inf.
+    which power iteration makes tight for weights of one sign, under every padding mode that copies. Its first step,
+    q = 1, is at most ||A||_1 ||A||_inf.
 
     *Few channels.* A with the outputs (or inputs) of a few channels, A_1, A_2, ..., of rank one each, as differences
     along several axes: ||A||^2 <= ||A_1||^2 + ||A_2||^2 + ..., by SVDs.
@@ -238,8 +240,10 @@ def _schur(A: ImageOperator, target: float) -> float:
 def _absolute(A: ImageOperator) -> ImageOperator:
     """The tree of absolute numbers: its matrix is no smaller, entry by entry."""
     numbers = [np.abs(values) for values in numbers_of(A)]
-    if isinstance(A, Convolution):  # the method that adds up products of numbers >= 0 as they are
-        return type(A)._of(Products(A.geometry, as_weight(numbers[0]), "gemm"))
+    if isinstance(A, Convolution):
+        return absolute(A, numbers[0])
+    if isinstance(A, IndexMap):
+        return after_extension(type(A)._of(A.geometry.extended, A.dtype), A.geometry)
     parts = [_absolute(part) for part in parts_of(A)]
     return Scaled(abs(A.factor), parts[0]) if isinstance(A, Scaled) else rebuilt(A, numbers, parts)
 
@@ -298,15 +302,11 @@ def _rearrange(A: Rearrange, rtol: float) -> Bounds:
 
 def _index_map(A: IndexMap, rtol: float) -> Bounds:
     check_images(A.shape, 8)
-    root = math.sqrt(math.prod(_copies(axis) for axis in A.geometry.axes))
+    if A.geometry.combines:
+        return _product([_axis(axis_matrix(axis, np.ones(1)), rtol / A.geometry.ndim) for axis in A.geometry.axes])
+    root = math.sqrt(math.prod(copies(axis) for axis in A.geometry.axes))
     slack = 0.0 if root == int(root) else EPS
     return root * (1 - slack), root * (1 + slack)
-
-
-def _copies(axis: Axis) -> int:
-    """How often the sample that is read most is read."""
-    table = axis.table()
-    return int(np.bincount(table[table != ZERO], minlength=1).max())
 
 
 def _separable(A: Separable, rtol: float) -> Bounds:
@@ -397,8 +397,8 @@ def _of_numbers(A: Diagonal | Rearrange, parts: Sequence[Rounding]) -> Rounding:
 
 
 def _of_index_map(A: IndexMap, parts: Sequence[Rounding]) -> Rounding:
-    copies = math.prod(_copies(axis) for axis in A.geometry.axes)
-    return Rounding(math.sqrt(copies), 8 + copies)
+    squared = math.prod(copies(axis) for axis in A.geometry.axes)
+    return Rounding(math.sqrt(squared), 8 + squared)
 
 
 def _of_separable(A: Separable, parts: Sequence[Rounding]) -> Rounding:

@@ -1,7 +1,7 @@
 """Upper bounds on the norm of a convolution by that of a periodic one, which is the largest over its frequencies.
 
 Axis by axis, a matrix with zero padding is a submatrix of a periodic one, as soon as the torus is so large that nothing
-wraps; one with another padding mode is such a matrix times Pad, and Pad copies each sample to at most so many places.
+wraps; one with another padding mode is such a matrix times Pad, whose norm is known: see `copies`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Embedding:
 
     size: int
     free: bool
-    repeats: int
+    repeats: float
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def embed(axis: Axis) -> Embedding:
     number of positions up to the last that is read. With M' >= M too, rows and columns are distinct ones of the
     circulant matrix.
 
-    *Other modes.* The rows read positions of the extended input as a convolution without padding does, P of them. Pad
-    has one 1 in each row, so that Pad^T Pad is diagonal, and its norm squared the largest number of copies of a sample.
+    *Other modes.* The rows read positions of the extended input as a convolution without padding does, P of them, and
+    the squared norm of Pad, of these rows, is at most `copies`.
 
     *Circular.* If s divides N, row m is row m mod (N / s) of the torus itself, repeated ceil(M s / N) times at most.
     """
@@ -78,14 +78,29 @@ def embed(axis: Axis) -> Embedding:
         first, last = max(0, axis.lo), min(axis.size + axis.lo, read)
         samples = max(last, read - first, axis.stride * axis.output)
         return Embedding(-(-samples // axis.stride), True, 1)
-    positions = np.unique(axis.reach(np.arange(axis.output, dtype=np.int64))) + axis.lo
-    sources = axis.extension(0, read)[positions]
-    repeats = int(np.bincount(sources[sources != ZERO]).max())
-    found = [Embedding(-(-read // axis.stride), True, repeats)]
+    found = [Embedding(-(-read // axis.stride), True, copies(axis))]
     if axis.mode == "circular" and axis.size % axis.stride == 0:
         period = axis.size // axis.stride
         found.append(Embedding(period, False, -(-axis.output // period)))
     return min(found, key=lambda e: (e.repeats, e.size))
+
+
+def copies(axis: Axis) -> float:
+    """A bound on the squared norm of the absolute matrix P of `Pad`, of the positions that the axis reads.
+
+    ||P||^2 <= max (P P^T q) / q for every q > 0 (Collatz and Wielandt). Where each position copies one sample, any step
+    of the power iteration gives the largest number of copies of a sample, which is exact; two are close elsewhere.
+    """
+    samples, weights = axis.sources(np.unique(axis.reach(np.arange(axis.output, dtype=np.int64))))
+    position, term = np.nonzero(samples != ZERO)
+    read, times = samples[position, term], np.abs(weights[position, term])
+    q = np.ones(len(samples))
+    for _ in range(2):
+        sums = np.bincount(read, times * q[position], minlength=1)
+        image = np.bincount(position, times * sums[read], minlength=len(samples))
+        bound = float((image / q).max())
+        q = np.maximum(image, 1)
+    return bound
 
 
 def torus_bound(geometry: Geometry, kernel: NDArray[Any], rtol: float) -> TorusBound:

@@ -23,7 +23,7 @@ def camera(mode="reflect", dtype="float64"):
     return convmat.Conv2d(weight.astype(dtype), SCENE.shape, stride=2, padding=1, padding_mode=mode)
 
 
-@pytest.mark.parametrize("mode", oracle.MODES)
+@pytest.mark.parametrize("mode", oracle.COPYING)
 def test_nonnegative_super_resolution_reaches_the_residual_of_nnls(mode):
     A = camera(mode)
     y = A @ SCENE.ravel() + 0.2 * np.random.default_rng(2).standard_normal(A.shape[0])
