@@ -13,7 +13,7 @@ from _picture import save_picture
 
 from convmat import Conv2d, cgls, plot, vstack
 
-MODES = ["zeros", "circular", "reflect", "symmetric", "replicate"]
+MODES = ["zeros", "circular", "reflect", "symmetric", "replicate", "antireflect"]
 SIZE, REACH = 192, 10
 
 # %%
@@ -86,7 +86,7 @@ def draw():
     }
     return plot.image_pair(
         {title: image.clip(0, 1) for title, image in titles.items()},
-        columns=4,
+        columns=3,
         title="What is assumed beyond the border of a blurred photograph",
         caption="motion of 21 pixels; each padding mode at its best damping",
     )
