@@ -398,3 +398,44 @@ def test_the_curve_of_cross_validation_is_least_at_the_damp_that_it_takes():
     low, least, high = gcv_curve(A, y, np.array([0.9, 1.0, 1.1]) * info.damp)
     assert least < min(low, high)
     assert least == pytest.approx(Dense(A, y).gcv(info.damp), rel=1e-6)
+
+
+# pictures -------------------------------------------------------------------------------------------------------------
+
+DRAWN = blur(SEPARABLE, (12, 12), "reflect")
+
+
+def test_the_points_of_an_lcurve_are_the_norms_of_the_solutions():
+    plot = pytest.importorskip("convmat.plot")
+    pytest.importorskip("matplotlib")
+    y, damps = data(DRAWN, 0.02, 3), [1.0, 0.01, 0.1]
+    ax = plot.lcurve(DRAWN, y, damps, mark=0.3)
+    path, _ = tikhonov(DRAWN, y, [*sorted(damps), 0.3])
+    residuals = np.linalg.norm([DRAWN.apply(x) - y for x in path], axis=(1, 2))
+    drawn = np.concatenate([line.get_xydata() for line in ax.lines[:2]])
+    np.testing.assert_allclose(drawn, np.stack([residuals, np.linalg.norm(path, axis=(1, 2))], 1), rtol=1e-6)
+    assert [text.get_text() for text in ax.texts] == ["0.01", "0.1", "1"]
+    assert "0.3" in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_the_curve_of_cross_validation_marks_its_least_point():
+    plot = pytest.importorskip("convmat.plot")
+    pytest.importorskip("matplotlib")
+    y = data(DRAWN, 0.02, 3)
+    ax = plot.gcv(DRAWN, y)
+    damps, values = ax.lines[0].get_xydata().T
+    np.testing.assert_allclose(values, [Dense(DRAWN, y).gcv(damp) for damp in damps], rtol=1e-5)
+    (least,) = ax.lines[1].get_xydata()
+    assert least.tolist() == [damps[values.argmin()], values.min()]
+    assert tikhonov(DRAWN, y, "gcv")[1].damp == pytest.approx(least[0], rel=0.3)
+
+
+def test_pictures_of_dampings_refuse_what_lcurve_refuses():
+    plot = pytest.importorskip("convmat.plot")
+    pytest.importorskip("matplotlib")
+    for draw in (plot.lcurve, plot.gcv):
+        for damps in (0.1, [], [0.0, 1.0]):
+            with pytest.raises(ValueError, match="damp"):
+                draw(DRAWN, np.ones((12, 12)), damps)
+        with pytest.raises(TypeError, match="A"):
+            draw(np.eye(3), np.ones(3))
