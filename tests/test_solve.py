@@ -464,7 +464,7 @@ def test_a_torus_and_the_patches_of_its_frame_take_less_than_half_of_the_steps(k
 
 @pytest.mark.parametrize("mode", BORDERS)
 @pytest.mark.parametrize("shape", ["image", "complex", "channels", "mixed", "transposed", "volume", "line", "valid"])
-@pytest.mark.parametrize("damp", [1e-1, 1e-4])
+@pytest.mark.parametrize("damp", [1e-1, 1e-3])
 def test_framed_steps_lead_to_the_dense_solution(damp, shape, mode, monkeypatch):
     monkeypatch.setattr(convmat.solve.inverses.framed, "PATCH_UNKNOWNS", (25, 25))
     rng = np.random.default_rng(12)
@@ -505,6 +505,16 @@ def test_framed_steps_lead_to_the_dense_solution(damp, shape, mode, monkeypatch)
 def test_framed_refuses(words, A):
     with pytest.raises(ValueError, match=f"kind='framed' does not exist for this problem.*{words}"):
         preconditioner(A, 0.1, kind="framed")
+
+
+@pytest.mark.parametrize(("damp", "dtype"), [(1e-1, np.float32), (1e-2, np.float32), (1e-5, np.float64)])
+def test_single_precision_only_where_it_resolves_the_damp(damp, dtype):
+    A = Conv2d(motion(9), (40, 44), padding=4, padding_mode="reflect")
+    M = preconditioner(A, damp, kind="framed")
+    assert M._inverse._dtype == dtype
+    x, y = np.random.default_rng(6).standard_normal((2, A.shape[1]))
+    assert abs(x @ (M @ y) - y @ (M @ x)) <= 100 * np.finfo(dtype).eps * np.linalg.norm(x) * np.linalg.norm(M @ y)
+    assert x @ (M @ x) > 0
 
 
 def test_an_axis_without_border_has_no_frame():
