@@ -30,6 +30,9 @@ _TOLERANCE = 1e-4
 _AGREED = 2
 """How often in a row they must be that near."""
 
+_LONGEST = 1000
+"""Steps of a bidiagonalisation after which what they found is taken: data without noise ask for ever less damping."""
+
 _BELOW = 1e-3
 """A damp that is so small a part of the smallest singular value changes nothing."""
 
@@ -229,7 +232,7 @@ def _settled(
     if problem.regularizer is not None:
         return wanted(_Solved(problem, y, probes if probes is not None else y[:0]))
     before, found, agreed = None, None, 0
-    for measures in by_bidiagonalisation(problem, y, probes, most):
+    for measures in by_bidiagonalisation(problem, y, probes, min(most, _LONGEST)):
         before, found = found, wanted(_Summed(measures))
         near = before is not None and np.all(np.abs(found - before) <= _TOLERANCE * np.abs(found))
         agreed = agreed + 1 if near else 0

@@ -264,7 +264,7 @@ def lcurve(
     residual_norms, solution_norms : ndarray of float64, shape (len(damps),)
         :math:`|A x - y|`, which grows with the damp, and :math:`|R x|`, which falls. From a closed form they are those
         of `tikhonov`'s solutions, to rounding; else from a bidiagonalisation that is carried on until they change by
-        less than 1e-4.
+        less than 1e-4, for at most 1,000 steps.
 
     Raises
     ------

@@ -147,7 +147,7 @@ def by_bidiagonalisation(
 def _quadrature(alphas: NDArray[Any], betas: NDArray[Any], first: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """The places and weights of B B^H, where B has the diagonal alpha and beta below it, from the first vector."""
     diagonal = np.concatenate([alphas**2, [0.0]]) + np.concatenate([[0.0], betas**2])
-    values, vectors = linalg.eigh_tridiagonal(diagonal, alphas * betas, lapack_driver="stevd")
+    values, vectors = linalg.eigh_tridiagonal(diagonal, alphas * betas, lapack_driver="stevd")  # stemr fails at times
     places = np.where(values > np.finfo(np.float64).eps * diagonal.max(initial=0), values, 0)
     return places, (first * vectors[0]) ** 2
 
