@@ -41,7 +41,17 @@ if TYPE_CHECKING:
     from convmat.interop.torch import from_torch, to_torch
     from convmat.scale.dask import to_dask
     from convmat.scale.pylops_mpi import to_pylops_mpi
-    from convmat.solve import CglsInfo, SolveInfo, cgls, normal, preconditioner, tikhonov
+    from convmat.solve import (
+        CglsInfo,
+        ProximalInfo,
+        SolveInfo,
+        cgls,
+        lcurve,
+        normal,
+        preconditioner,
+        proximal_gradient,
+        tikhonov,
+    )
     from convmat.spectrum import SVD, clip_singular_values, norm_bounds, singular_values, svd
     from convmat.storage import load, save
 
@@ -67,6 +77,7 @@ __all__ = [
     "LocalConv2d",
     "LocalConv3d",
     "Pad",
+    "ProximalInfo",
     "Rearrange",
     "Separable",
     "SolveInfo",
@@ -81,10 +92,12 @@ __all__ = [
     "from_torch",
     "hstack",
     "identity",
+    "lcurve",
     "load",
     "norm_bounds",
     "normal",
     "preconditioner",
+    "proximal_gradient",
     "save",
     "simplify",
     "singular_values",
@@ -103,16 +116,19 @@ __all__ = [
 _LATER = {
     "CglsInfo": "solve",
     "Layer": "interop.onnx",
+    "ProximalInfo": "solve",
     "SVD": "spectrum",
     "SolveInfo": "solve",
     "cgls": "solve",
     "clip_singular_values": "spectrum",
     "from_onnx": "interop.onnx",
     "from_torch": "interop.torch",
+    "lcurve": "solve",
     "load": "storage",
     "norm_bounds": "spectrum",
     "normal": "solve",
     "preconditioner": "solve",
+    "proximal_gradient": "solve",
     "save": "storage",
     "singular_values": "spectrum",
     "svd": "spectrum",

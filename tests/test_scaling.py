@@ -1,6 +1,7 @@
 """Powers of two in the data come out of every spectrum, bound, projection and solution as they went in."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,7 +183,7 @@ def test_solutions_scale_exactly(make, k, j):
     y = np.random.default_rng(0).standard_normal(plain.output_shape)
     x, info = tikhonov(scaled, power(y, j), power(damp, k).item())
     expected, plain_info = tikhonov(plain, y, damp)
-    assert info == plain_info
+    assert info == replace(plain_info, damp=power(damp, k).item())
     assert info.converged
     assert_power(x, expected, j - k)
 

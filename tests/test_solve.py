@@ -1,6 +1,7 @@
 """The normal operator, its inverses, and Tikhonov's solution, against dense linear algebra and scipy's solvers."""
 
 import functools
+import pickle
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator, cg, lsqr
 
 import convmat.plot
+import convmat.solve.inverses.framed
 import convmat.solve.inverses.schwarz
-from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, check_adjoint
+from convmat import Conv1d, Conv2d, Conv3d, ConvTranspose2d, Diagonal, check_adjoint
 from convmat.products import Products
+from convmat.solve import SolveInfo, normal, preconditioner, tikhonov
 from convmat.solve.inverses import INVERSES, UnsupportedError
 from convmat.solve.inverses.cg import conjugate_gradients
-from convmat.solve.inverses.choose import STEP
-from convmat.solve.solver import SolveInfo, _problem, normal, preconditioner, tikhonov
+from convmat.solve.inverses.choose import expected, expected_steps
+from convmat.solve.solver import Preconditioner, problem_of
 from tests.oracle import MODES
 from tests.strategies import CONV, layers, tries
 
@@ -49,7 +52,7 @@ def assert_solves(A, damp, method=None, R=None, kind=None, seed=0):
     expected = dense_solution(A, y, damp, R)
     scale = np.abs(expected).max() or 1
     if kind is not None:
-        problem = _problem(A, damp, R)
+        problem = problem_of(A, damp, R)
         inverse = INVERSES[kind](problem)
         assert inverse.exact
         wide = np.result_type(y, np.float64, problem.dtype)
@@ -143,7 +146,7 @@ FUSED = [
     "A", [B for A in FUSED for B in (A, A.T) if B is not DEPTHWISE.T], ids=lambda A: f"{A.shape} {A.method} {A.dtype}"
 )
 def test_one_product_replaces_two(A, monkeypatch):
-    problem = _problem(A, 0.5, None)
+    problem = problem_of(A, 0.5, None)
     x = random(np.random.default_rng(1), (2, problem.channels, *problem.size), np.complex128)
     matrix = A.toarray()
     expected = x.reshape(2, -1) @ (matrix.conj().T @ matrix + 0.25 * np.eye(matrix.shape[1])).T
@@ -375,7 +378,8 @@ def test_preconditioners_are_hermitian_and_positive(layer, damp, kind, transpose
     except ValueError as error:
         assert f"kind={kind!r} does not exist for this problem" in str(error)  # noqa: PT017
         return
-    check_adjoint(M, rtol=1e-5 if M.dtype.itemsize <= 4 * (1 + (M.dtype.kind == "c")) else 1e-11)
+    single = kind == "framed" or M.dtype.itemsize <= 4 * (1 + (M.dtype.kind == "c"))
+    check_adjoint(M, rtol=1e-5 if single else 1e-11)
     assert M.H is M
     matrix = M.toarray()
     values = np.linalg.eigvalsh((matrix + matrix.conj().T) / 2)
@@ -403,7 +407,7 @@ def test_patches_are_those_of_the_normal_operator(mode, shape, monkeypatch):
         "line": lambda: Conv1d(rng.standard_normal(6), 150, stride=2, padding=(-1, 3) and 3, dilation=2,
                                padding_mode=mode),
     }[shape]()  # fmt: skip
-    problem = _problem(A, 0.3, None)
+    problem = problem_of(A, 0.3, None)
     made = INVERSES["schwarz"](problem)
     assert not made.exact
     whole = normal(A, 0.3).toarray()
@@ -440,28 +444,117 @@ def test_nearly_separable_kernels_take_a_tenth_of_the_steps(mode):
     assert steps(A, 0.01, M, y) <= steps(A, 0.01, None, y) / 10
 
 
+KERNELS = {
+    "motion": lambda: motion(15),
+    "disc": lambda: (np.hypot(*np.mgrid[-5:6, -5:6]) < 5.4) / 93,
+    "random": lambda: np.random.default_rng(3).random((11, 11)) ** 4 / 24,
+}
+
+
 @pytest.mark.parametrize("mode", BORDERS)
-@pytest.mark.parametrize("stride", [1, 2])
-def test_motion_blur_never_takes_more_steps(mode, stride):
-    A = Conv2d(motion(15), (52, 52), padding=7, stride=stride, padding_mode=mode)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_torus_and_the_patches_of_its_frame_take_less_than_half_of_the_steps(kernel, mode):
+    weight = KERNELS[kernel]()
+    A = Conv2d(weight, (64, 52), padding=len(weight) // 2, padding_mode=mode)
     y = blurred(A)
-    plain = steps(A, 0.01, None, y)
-    M = preconditioner(A, 0.01)
-    assert steps(A, 0.01, M, y) <= plain / (2 if stride == 1 else 1)
-    _, info = tikhonov(A, y, 0.01, rtol=1e-6)
-    assert info.converged
-    problem = _problem(A, 0.01, None)
-    right = problem.right_side(y.reshape(1, *A.output_shape))
-    assert (
-        info.iterations
-        <= conjugate_gradients(problem, right, INVERSES["identity"](problem), rtol=1e-6, maxiter=1000).iterations
-    )
-    assert info.method in {"cg", *(f"cg, preconditioned by {kind}" for kind in STEP)}
+    M = preconditioner(A, 0.01, kind="framed")
+    assert (M.kind, M.exact) == ("framed", False)
+    assert steps(A, 0.01, M, y) < steps(A, 0.01, None, y) / 2
 
 
-def test_steps_are_never_cheaper_than_plain_ones():
-    assert set(STEP) == set(INVERSES)
-    assert min(STEP.values()) == STEP["identity"] == 1
+@pytest.mark.parametrize("mode", BORDERS)
+@pytest.mark.parametrize("shape", ["image", "complex", "channels", "mixed", "transposed", "volume", "line", "valid"])
+@pytest.mark.parametrize("damp", [1e-1, 1e-4])
+def test_framed_steps_lead_to_the_dense_solution(damp, shape, mode, monkeypatch):
+    monkeypatch.setattr(convmat.solve.inverses.framed, "PATCH_UNKNOWNS", (25, 25))
+    rng = np.random.default_rng(12)
+    layer = {"padding": 1, "padding_mode": mode}
+    A = {
+        "image": lambda: Conv2d(rng.standard_normal((3, 3)), (20, 17), **layer),
+        "complex": lambda: Conv2d(random(rng, (3, 3), complex), (14, 15), **layer),
+        "channels": lambda: Conv2d(rng.standard_normal((4, 1, 3, 3)), (13, 11), groups=2, **layer),
+        "mixed": lambda: Conv2d(rng.standard_normal((3, 2, 3, 3)), (12, 11), **layer),
+        "transposed": lambda: Conv2d(rng.standard_normal((3, 3)), (17, 16), **layer).T,
+        "volume": lambda: Conv3d(rng.standard_normal((3, 3, 3)), (7, 8, 6), **layer),
+        "line": lambda: Conv1d(rng.standard_normal(5), 150, dilation=2, padding=4, padding_mode=mode),
+        "valid": lambda: Conv2d(rng.standard_normal((2, 3)), (15, 14)),
+    }[shape]()
+    problem = problem_of(A, damp, None)
+    y = rng.standard_normal((2, *A.output_shape))
+    inverse = INVERSES["framed"](problem)
+    assert inverse.apply(problem.right_side(y)).dtype == problem.dtype
+    H = normal(A, damp).toarray()
+    M = Preconditioner(inverse).toarray()
+    np.testing.assert_allclose(M, M.conj().T, atol=1e-6 * np.abs(M).max())
+    assert np.linalg.eigvalsh((M + M.conj().T) / 2).min() > 0
+    found = conjugate_gradients(problem, problem.right_side(y), inverse, rtol=1e-11, maxiter=4000)
+    x = found.x.reshape(2, -1)
+    difference = x - np.linalg.solve(H, (A.H @ y.reshape(2, -1).T)).T
+    energy = np.einsum("bi,ij,bj->b", difference.conj(), H, difference).real
+    assert (energy <= 1e-16 * np.einsum("bi,ij,bj->b", x.conj(), H, x).real).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "A"),
+    [
+        ("a stride is larger", Conv2d(np.ones((3, 3)), (9, 9), stride=2)),
+        ("there is no border", Conv2d(np.ones((3, 3)), (9, 9), padding=1, padding_mode="circular")),
+        ("not convolutions", Conv2d(np.ones((3, 3)), (9, 9)) @ Diagonal(np.arange(81.0).reshape(9, 9), (9, 9))),
+    ],
+)
+def test_framed_refuses(words, A):
+    with pytest.raises(ValueError, match=f"kind='framed' does not exist for this problem.*{words}"):
+        preconditioner(A, 0.1, kind="framed")
+
+
+def test_an_axis_without_border_has_no_frame():
+    A = Conv2d(np.random.default_rng(4).random((5, 5)) / 12, (90, 40), padding=2, padding_mode=("zeros", "circular"))
+    inverse = INVERSES["framed"](problem_of(A, 0.1, None))
+    assert {corner[0] for corners, _ in inverse._patches for corner in corners.tolist()} == {0, 90 - 16}
+    assert inverse._torus.problem.size == (96, 40)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight", "size", "damp"),
+    [
+        ("framed", motion(15), 512, 0.01),
+        ("framed", motion(15), 256, 0.001),
+        ("identity", motion(15), 48, 0.1),
+        ("kronecker", 0.9 * np.multiply.outer(gaussian(9), gaussian(9)) + 0.1 * motion(9), 256, 0.1),
+    ],
+)
+def test_auto_takes_what_is_expected_to_be_first(kind, weight, size, damp):
+    A = Conv2d(weight, (size, size), padding=len(weight) // 2, padding_mode="reflect")
+    assert preconditioner(A, damp).kind == kind
+    seconds = expected(problem_of(A, damp, None).scaled(), 1e-6)
+    assert min(seconds, key=seconds.get) == kind
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("damp", [0.3, 0.03])
+@pytest.mark.parametrize("kind", ["identity", "kronecker", "framed"])
+def test_steps_are_foreseen_within_a_factor_of_two(kind, damp, kernel):
+    weight = KERNELS[kernel]()
+    A = Conv2d(weight, (96, 96), padding=len(weight) // 2, padding_mode="reflect")
+    problem = problem_of(A, damp, None).scaled()
+    right = problem.right_side(blurred(A).reshape(1, *A.output_shape))
+    taken = conjugate_gradients(problem, right, INVERSES[kind](problem), rtol=1e-6, maxiter=2000).iterations
+    assert taken / 2 <= expected_steps(problem, 1e-6)[kind] <= 2 * taken
+
+
+def test_an_operator_keeps_what_was_made_for_it():
+    A = Conv2d(5 * motion(9), (48, 48), padding=4, padding_mode="reflect")
+    R = Conv2d(LAPLACIAN, (48, 48))
+    first = preconditioner(A, 0.1)._inverse
+    assert preconditioner(A, 0.1)._inverse is first
+    assert preconditioner(A, 0.2)._inverse is not first
+    assert preconditioner(A, 0.1)._inverse is first
+    assert preconditioner(A, 0.1, regularizer=R)._inverse is not first
+    preconditioner(A, 0.3)
+    assert preconditioner(A, 0.1)._inverse is not first  # two are kept
+    assert "_prepared" not in A.__getstate__()
+    copied = pickle.loads(pickle.dumps(A))
+    assert preconditioner(copied, 0.1)._inverse is not preconditioner(A, 0.1)._inverse
 
 
 # --------------------------------------------------------------------------------------------------------- errors
@@ -569,7 +662,7 @@ def test_kinds_that_do_not_exist():
     B = Conv2d(np.ones((2, 2, 3, 3)), (8, 8), stride=2)
     for kind in ("kronecker", "dct"):
         with pytest.raises(UnsupportedError):
-            INVERSES[kind](_problem(B, 0.1, None))
+            INVERSES[kind](problem_of(B, 0.1, None))
 
 
 # ---------------------------------------------------------------------------------------------- what converged means

@@ -77,7 +77,7 @@ class ImageOperator(LinearOperator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()  # scipy's has what it pickles its array namespace by
-        return {name: value for name, value in state.items() if name not in ("_partner", "_steps")}
+        return {name: value for name, value in state.items() if name not in ("_partner", "_steps", "_prepared")}
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -356,6 +356,9 @@ def varying_blur(
     The two orders are each other's transposes but for the flip of the kernels, and are often confused: the second one
     brightens an image of ones to exactly 1 wherever the maps and the kernels sum to 1, the first one does not.
 
+    DeepInverse's ``SpaceVaryingBlur`` is the first, and with ``mask_first=False`` the second; PyLops'
+    ``NonStationaryConvolve2D`` is the first. Both flip their kernels, as ``flip=True`` does.
+
     References
     ----------
     .. [1] J. Nagy, D. O'Leary, "Restoring images degraded by spatially variant blur", SIAM J. Sci. Comput. 19, 1998.

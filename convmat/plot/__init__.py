@@ -12,11 +12,15 @@ plt.style.context("dark_background")`` gives dark pictures.
   every output, beside the matrix and its transpose, as GIF, APNG or MP4.
 - ``overlap(A, ax=None, *, title=None) -> AxesImage``: how often each sample is read, or written by the transpose.
 - ``spectrum(A, ax=None, *, title=None) -> Axes``: singular values, and bounds of the norm.
+- ``lcurve(A, y, damps=None, ax=None, *, regularizer=None, mark=None, title=None) -> Axes``: the norm of Tikhonov's
+  solution against that of its residual.
+- ``gcv(A, y, damps=None, ax=None, *, regularizer=None, title=None) -> Axes``: what cross-validation minimises.
 - ``image_pair``, ``cells``, ``photo``, ``psnr``, ``new_figure``, ``save``: what the examples are made with.
 """
 
 from convmat.plot.counting import overlap
 from convmat.plot.curves import spectrum
+from convmat.plot.dampings import gcv, lcurve
 from convmat.plot.grids import arithmetic
 from convmat.plot.matrices import matrix
 from convmat.plot.movie import animate
@@ -27,7 +31,9 @@ __all__ = [
     "animate",
     "arithmetic",
     "cells",
+    "gcv",
     "image_pair",
+    "lcurve",
     "matrix",
     "new_figure",
     "overlap",

@@ -197,6 +197,12 @@ class Products:
             )
         return "\n".join(lines)
 
+    def expected(self) -> tuple[float, float]:
+        """Nanoseconds that A x and A^T y are expected to take."""
+        estimates = {estimate.method: estimate for estimate in self._estimates()}
+        forward, transpose = self.methods
+        return estimates[forward].forward, estimates[transpose].transpose
+
     def _expected(self) -> list[plan.Estimate]:
         """What is expected of the methods that may be chosen."""
         return [e for e in self._estimates() if e.method in CHOSEN_FROM[self.asked] and e.method in usable()]

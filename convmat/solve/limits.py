@@ -28,6 +28,21 @@ def check_damp(damp: Any) -> float:
     return float(damp)
 
 
+def check_noise(noise: Any) -> float:
+    """A standard deviation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a real number, or not positive and finite.
+    """
+    if isinstance(noise, bool | np.bool_) or not isinstance(noise, int | float | np.integer | np.floating):
+        raise TypeError(f"noise={noise!r} must be a real number")
+    if not 0 < as_float(noise) < math.inf:
+        raise ValueError(f"noise={noise!r} must be positive and finite: the standard deviation of a sample of y")
+    return float(noise)
+
+
 def check_rtol(rtol: Any) -> float:
     """How far a solver is to go.
 

@@ -7,25 +7,21 @@ The inverses themselves are in `convmat.solve.inverses`, one idea per module.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import sparse
 
-from convmat.geometry import result_dtype
 from convmat.matrix import check_bytes
 from convmat.operators import ImageOperator, identity, simplify
 from convmat.operators.blocks import RULES, Box, Cut, cut, followed, whole
 from convmat.products.threads import blas_on_one_thread
 from convmat.solve.inverses import INVERSES, Inverse, Problem
-from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import choose
 from convmat.solve.inverses.terms import is_finite, is_stack
-from convmat.solve.limits import check_damp, check_maxiter, check_rtol
+from convmat.solve.limits import check_damp
 from convmat.spectrum.scaling import as_dtype, near_one, times_power
 
 _FAR_FROM_LIMITS = 2.0**-30, 2.0**30
@@ -108,7 +104,7 @@ class Preconditioner(_Hermitian):
 
     @property
     def kind(self) -> str:
-        """What it is: "kronecker", "circulant", "dct", "schwarz", "direct" (one patch) or "identity"."""
+        """What it is: "kronecker", "circulant", "dct", "framed", "schwarz", "direct" (one patch) or "identity"."""
         return self._inverse.name
 
     @property
@@ -122,7 +118,7 @@ class Preconditioner(_Hermitian):
             return x.copy()
         problem = self._inverse.problem
         wide = np.result_type(x, np.float64)
-        images, join = _split(problem, x.astype(wide).reshape(len(x), problem.channels, *x.shape[-problem.ndim :]))
+        images, join = split(problem, x.astype(wide).reshape(len(x), problem.channels, *x.shape[-problem.ndim :]))
         images, powers = near_one(images)
         found = times_power(self._inverse.apply(images), powers - problem.normal_power)
         return as_dtype(join(found), x.dtype).reshape(x.shape)
@@ -148,33 +144,6 @@ def _cut_preconditioner(M: Preconditioner, box: Box) -> Cut:
 
 RULES[NormalOperator] = _cut_normal
 RULES[Preconditioner] = _cut_preconditioner
-
-
-@dataclass(frozen=True)
-class SolveInfo:
-    """How `tikhonov` found its solution.
-
-    Attributes
-    ----------
-    method : str
-        A closed form, "circulant", "kronecker", "dct" or "direct"; or "cg", or "cg, preconditioned by ...".
-    iterations : int
-        Steps of conjugate gradients, the most of any right-hand side; 0 for a closed form that needed no correction.
-    relative_residual : float
-        The largest |A^H y - (A^H A + damp^2 R^H R) x| / |A^H y| of all right-hand sides, computed from x in double
-        precision, before it is rounded to the dtype of the result.
-    converged : bool
-        Whether that and `relative_error` are at most `rtol`.
-    relative_error : float
-        The largest |x - x*| / |x*| of all right-hand sides, in the norm |x|^2 = |A x|^2 + damp^2 |R x|^2: an estimate,
-        where it is not a bound. See `tikhonov`.
-    """
-
-    method: str
-    iterations: int
-    relative_residual: float
-    converged: bool
-    relative_error: float
 
 
 def normal(A: ImageOperator, damp: float = 0.0, *, regularizer: ImageOperator | None = None) -> NormalOperator:
@@ -214,7 +183,7 @@ def normal(A: ImageOperator, damp: float = 0.0, *, regularizer: ImageOperator | 
     >>> bool(np.allclose(N.toarray(), A.toarray().T @ A.toarray() + 0.01 * np.eye(6)))
     True
     """
-    return NormalOperator(_problem(A, damp, regularizer))
+    return NormalOperator(problem_of(A, damp, regularizer))
 
 
 @blas_on_one_thread()
@@ -232,7 +201,7 @@ def preconditioner(
         Not negative.
     regularizer : ImageOperator, optional
         R, with the same `input_shape` as A; the identity by default.
-    kind : {"auto", "kronecker", "circulant", "dct", "schwarz", "identity"}
+    kind : {"auto", "kronecker", "circulant", "dct", "framed", "schwarz", "identity"}
         * "kronecker": the inverse of the best separable neighbour of A, by the singular values of its axis matrices
           [1]_. Exact for separable kernels, under every padding mode and stride. No mixing of channels.
         * "circulant": by FFT, with one block per frequency [2]_. Exact for circular padding with a stride that divides
@@ -240,11 +209,14 @@ def preconditioner(
           small eigenvalues are lifted [4]_.
         * "dct": by cosines. Exact for symmetric padding with even kernels [5]_; elsewhere the diagonal of A^H A in the
           cosines, lifted. Stride 1, no mixing of channels.
+        * "framed": by FFT inside, tapered to the border, and the exact inverses of overlapping patches along it, of
+          16 x 16 to 20 x 20 in the plane: every padding mode, any kernel. Stride 1. In single precision where that
+          resolves damp^2.
         * "schwarz": the sum of the exact inverses of overlapping patches (24 x 24 in the plane) of the normal
           operator, border included [6]_: every geometry. Exact where one patch holds the whole problem.
         * "identity": none.
-        * "auto": the first that is exact. If none is, all of them run a rehearsal, conjugate gradients on a small
-          image with the same kernel and border, and the cheapest is taken of those that need no more steps than none.
+        * "auto": the first that is exact. If none is, "kronecker", "framed" or "identity", whichever is expected to be
+          through first: seconds are compared, of making it and of all steps. A keeps the last two made for it.
 
     Returns
     -------
@@ -269,7 +241,8 @@ def preconditioner(
     -----
     A circulant neighbour without its lift is worse than no preconditioner at a border that reflects: what differs at
     the border is amplified by 1 / damp^2. Patches have no such difference: with additive Schwarz, the eigenvalues of
-    M (A^H A + damp^2) are at most the number of patches that meet in a sample, 2^D.
+    M (A^H A + damp^2) are at most the number of patches that meet in a sample, 2^D. "framed" joins the two: the taper
+    takes the circulant inverse away from the border, and patches stand there alone.
 
     References
     ----------
@@ -300,7 +273,7 @@ def preconditioner(
     >>> failed, len(steps) <= 2
     (0, True)
     """
-    problem = _problem(A, damp, regularizer).scaled()
+    problem = problem_of(A, damp, regularizer).scaled()
     if not isinstance(kind, str):
         raise TypeError(f"kind={kind!r} must be a word")
     if kind == "auto":
@@ -320,149 +293,7 @@ def preconditioner(
         raise ValueError(f"kind={kind!r} does not exist for this problem: {error}") from error
 
 
-@blas_on_one_thread()
-def tikhonov(
-    A: ImageOperator,
-    y: ArrayLike,
-    damp: float,
-    *,
-    regularizer: ImageOperator | None = None,
-    rtol: float = 1e-8,
-    maxiter: int | None = None,
-    callback: Callable[[NDArray[Any]], object] | None = None,
-) -> tuple[NDArray[Any], SolveInfo]:
-    r"""Tikhonov's solution, :math:`argmin_x |A x - y|^2 + damp^2 |R x|^2`, in closed form wherever there is one.
-
-    Parameters
-    ----------
-    A : ImageOperator
-    y : array_like
-        Of shape `A.output_shape`, (A.shape[0],), (A.shape[0], columns), or (*batch, *A.output_shape); the first of
-        these that fits. Real or complex.
-    damp : float
-        Not negative.
-    regularizer : ImageOperator, optional
-        R, with the same `input_shape` as A: finite differences, a Laplacian; the identity by default.
-    rtol : float
-        The solution has converged when two numbers are at most this: the relative residual of the normal equations, and
-        the estimated relative error of x in the energy norm, |x|_E^2 = |A x|^2 + damp^2 |R x|^2. See Notes.
-    maxiter : int, optional
-        Most steps of conjugate gradients; by default ten times the number of unknowns, at most 10,000.
-    callback : callable, optional
-        Called as ``callback(x)`` after every step, with x in the shape of the result.
-
-    Returns
-    -------
-    x : ndarray
-        In the shape that goes with that of y: `A.input_shape`, (A.shape[1],), (A.shape[1], columns) or
-        (*batch, *A.input_shape). In the result type of A, R and y; computed in double precision.
-    info : SolveInfo
-        `method`, `iterations`, `relative_residual`, `converged`, `relative_error`.
-
-    Raises
-    ------
-    TypeError
-        If A or the regularizer is not one of convmat's operators, or y or damp are not numbers.
-    ValueError
-        If damp is negative or not finite, y or a weight is not finite, or shapes do not fit.
-    numpy.linalg.LinAlgError
-        If the solution is not unique and that is known: damp = 0 and A with fewer rows than columns, or a closed form
-        that would divide by rounding errors.
-
-    See Also
-    --------
-    preconditioner : what is used where there is no closed form.
-
-    Notes
-    -----
-    Closed forms, in this order:
-
-    * circular convolutions with a stride that divides the size, several channels and groups included: one small block
-      per frequency, and Woodbury's identity where it is wider than high, as in super-resolution [1]_;
-    * separable kernels, under every padding mode and stride: singular values of the axis matrices [2]_, or eigenvectors
-      that A and the regularizer share along each axis;
-    * symmetric padding with even kernels: the discrete cosine transform [3]_;
-    * at most 1024 unknowns: a QR or Cholesky decomposition, of every operator.
-
-    A and the regularizer are simplified first. A stack (`vstack`) of convolutions is a sum of terms in the normal
-    equations, of which each closed form takes any number: differences along all axes, of all channels. Where nothing of
-    the structure is known, plain conjugate gradients are what is left.
-
-    Otherwise conjugate gradients with `preconditioner`. A closed form that rounding errors leave short of `rtol` is
-    corrected by steps of the same. Several right-hand sides run together, and share all decompositions.
-
-    *What converged means.* A small residual says little about x, least of all with a preconditioner. What conjugate
-    gradients minimise is the error in the energy norm, and |x - x*|_E^2 is by how much the objective |A x - y|^2 +
-    damp^2 |R x|^2 exceeds its minimum. It is estimated from what the steps take off it [4]_; without a regularizer, the
-    estimate is never above the proven bound |residual| / damp. In the norm of x itself, without a regularizer, the
-    error is at most 1 / damp times that in the energy norm. Scaling A, y, R or damp by powers of two changes no digit.
-
-    References
-    ----------
-    .. [1] N. Zhao, Q. Wei, A. Basarab, N. Dobigeon, D. Kouame, J.-Y. Tourneret, "Fast single image super-resolution
-       using a new analytical solution for l2-l2 problems", IEEE Trans. Image Process. 25, 2016.
-    .. [2] J. Kamm, J. G. Nagy, "Kronecker product and SVD approximations in image restoration", Linear Algebra Appl.
-       284, 1998.
-    .. [3] M. Ng, R. Chan, W.-C. Tang, "A fast algorithm for deblurring models with Neumann boundary conditions", SIAM
-       J. Sci. Comput. 21, 1999.
-    .. [4] G. Meurant, J. Papez, P. Tichy, "Accurate error estimation in CG", Numer. Algorithms 88, 2021.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scipy.sparse.linalg import lsqr
-    >>> from convmat import Conv2d
-    >>> from convmat import tikhonov
-    >>> rng = np.random.default_rng(0)
-    >>> k = np.array([1.0, 2.0, 1.0]) / 4
-    >>> A = Conv2d(np.outer(k, k), (12, 10), stride=2, padding=1, padding_mode="replicate")
-    >>> y = rng.standard_normal(A.output_shape)
-    >>> x, info = tikhonov(A, y, 0.1)
-    >>> info.method, info.iterations, info.converged
-    ('kronecker', 0, True)
-    >>> bool(np.allclose(x.ravel(), lsqr(A, y.ravel(), damp=0.1, atol=1e-12, btol=1e-12)[0]))
-    True
-    """
-    problem = _problem(A, damp, regularizer).scaled()
-    rtol, most = check_rtol(rtol), check_maxiter(maxiter, problem.unknowns)
-    array = np.asarray(y)
-    dtype = result_dtype(problem.given_dtype, array, "y")
-    batch, restore = _as_batch(A, array)
-    if not np.isfinite(array).all():
-        count = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
-        raise ValueError(f"y has {count} entries that are not finite (NaN or infinite): leave no gap in the data")
-    if problem.damp == 0 and A.shape[0] < A.shape[1]:
-        raise np.linalg.LinAlgError(
-            f"damp={damp!r} leaves x undetermined: A has {A.shape[0]} rows and {A.shape[1]} columns; give a damp > 0"
-        )
-    data, join = _split(problem, batch.astype(np.result_type(array, np.float64)))
-    data, powers = near_one(data)
-    powers = powers.reshape(-1, *(1,) * (1 + problem.ndim)) + problem.solution_power
-
-    def result(x: NDArray[Any]) -> NDArray[Any]:
-        return restore(as_dtype(join(times_power(x, powers)), dtype))
-
-    if not len(data):
-        nothing = result(np.zeros((0, problem.channels, *problem.size), data.dtype))
-        return nothing, SolveInfo("direct", 0, 0.0, True, 0.0)
-    right = problem.right_side(data)
-    inverse = choose(problem, rtol)
-    start = inverse.solve(data) if inverse.exact else None
-    report = None if callback is None else (lambda x: callback(result(x)))
-    found = conjugate_gradients(problem, right, inverse, start=start, rtol=rtol, maxiter=most, callback=report)
-    x, converged = result(found.x), max(found.residual, found.error) <= rtol
-    if not np.isfinite(x).all():
-        raise ValueError(
-            f"x has entries beyond the largest {dtype}, {np.finfo(dtype).max:.3g}: divide y by a power of ten, or A "
-            f"and y both"
-        )
-    closed = inverse.exact and (found.iterations == 0 or converged)
-    plain = "cg" if inverse.name == "identity" else f"cg, preconditioned by {inverse.name}"
-    method = inverse.name if closed else plain
-    return x, SolveInfo(method, found.iterations, found.residual, converged, found.error)
-
-
-def _problem(A: ImageOperator, damp: float, regularizer: ImageOperator | None) -> Problem:
+def problem_of(A: ImageOperator, damp: float, regularizer: ImageOperator | None) -> Problem:
     """The arguments, checked."""
     for name, operator in (("A", A), ("regularizer", regularizer)):
         if operator is None and name == "regularizer":
@@ -478,7 +309,8 @@ def _problem(A: ImageOperator, damp: float, regularizer: ImageOperator | None) -
         raise ValueError(
             f"regularizer has input_shape {regularizer.input_shape}: it must be that of A, {A.input_shape}"
         )
-    return Problem(_short(A), check_damp(damp), None if regularizer is None else _short(regularizer))
+    short = None if regularizer is None else _short(regularizer)
+    return Problem(_short(A), check_damp(damp), short, asked=(A, regularizer))
 
 
 def _short(A: ImageOperator) -> ImageOperator:
@@ -486,28 +318,7 @@ def _short(A: ImageOperator) -> ImageOperator:
     return A if is_stack(A) else simplify(A)
 
 
-Restore = Callable[[NDArray[Any]], NDArray[Any]]
-
-
-def _as_batch(A: ImageOperator, y: NDArray[Any]) -> tuple[NDArray[Any], Restore]:
-    """The data as a batch of images, and the way from a batch of solutions to the shape that goes with y."""
-    outs, (rows, cols) = A.output_shape, A.shape
-    lead = y.ndim - len(outs)
-    if y.shape == outs:
-        return y[None], lambda x: x.reshape(A.input_shape)
-    if y.shape == (rows,):
-        return y.reshape(1, *outs), lambda x: x.reshape(cols)
-    if y.ndim == 2 and len(y) == rows:
-        return y.T.reshape(y.shape[1], *outs), lambda x: x.reshape(len(x), cols).T
-    if lead > 0 and y.shape[lead:] == outs:
-        batch = y.shape[:lead]
-        return y.reshape(math.prod(batch), *outs), lambda x: x.reshape(*batch, *A.input_shape)
-    raise ValueError(
-        f"y has shape {y.shape}: it must be {outs}, ({rows},), ({rows}, columns), or {outs} with batch axes in front"
-    )
-
-
-def _split(problem: Problem, images: NDArray[Any]) -> tuple[NDArray[Any], Restore]:
+def split(problem: Problem, images: NDArray[Any]) -> tuple[NDArray[Any], Callable[[NDArray[Any]], NDArray[Any]]]:
     """A real problem takes the real and imaginary parts of complex images as images of their own."""
     if images.dtype.kind != "c" or problem.dtype.kind == "c":
         return images.astype(np.result_type(images, problem.dtype), copy=False), lambda x: x

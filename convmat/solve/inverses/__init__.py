@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from convmat.solve.inverses.circulant import Circulant
 from convmat.solve.inverses.cosine import Cosine
+from convmat.solve.inverses.framed import Framed
 from convmat.solve.inverses.kronecker import Kronecker
 from convmat.solve.inverses.problem import Inverse, Problem
 from convmat.solve.inverses.schwarz import Schwarz
@@ -37,6 +38,7 @@ INVERSES: dict[str, type[Inverse]] = {
     "kronecker": Kronecker,
     "dct": Cosine,
     "schwarz": Schwarz,
+    "framed": Framed,
     "identity": Identity,
 }
 """Kind -> (problem) -> inverse; of several exact ones, the first is the fastest."""

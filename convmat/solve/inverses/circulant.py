@@ -10,6 +10,7 @@ super-resolution (1 x s^D), the Woodbury identity inverts T T^H + damp^2 I in it
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from convmat.operators import Convolution
 from convmat.operators.stencils import regrouped
 from convmat.products.symbol import stored, symbol
 from convmat.products.waves import Waves
+from convmat.solve.inverses.modes import Modes, of_blocks
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible, lattice
 from convmat.solve.inverses.terms import UnsupportedError, adjoint, is_forward, kernel_of
 from convmat.spectrum.values import is_periodic
@@ -93,6 +95,27 @@ class Circulant(Inverse):
         rows = tuple(m // n for m, n in zip(image.shape[2:], coarse, strict=True))
         spectra = Waves(coarse, rows, self._groups, self._real).forward(image)
         return self._waves.backward(_adjoint_product(self._blocks[0], _product(self._inverse, spectra)))
+
+    def modes(self, y: NDArray[Any]) -> Modes:
+        count = len(self.problem.measured)
+        penalties = self._blocks[count:]
+        squares, held, vectors = of_blocks(
+            np.concatenate(self._blocks[:count], axis=-2), np.concatenate(penalties, axis=-2) if penalties else None
+        )
+        moments = _adjoint_product(vectors, self._waves.forward(self.problem.right_side(y)))
+        counts = self._waves.multiplicity()[..., None, None]
+
+        def images(coefficients: NDArray[Any]) -> NDArray[Any]:
+            return self._waves.backward(_product(vectors, np.moveaxis(coefficients, 0, -1)))
+
+        return Modes(squares, held, np.moveaxis(moments, -1, 0), counts, images)
+
+    def rounded(self, dtype: np.dtype[Any]) -> Circulant:
+        """The same with blocks of another complex dtype, and so with transforms of it."""
+        found = copy.copy(self)
+        found._blocks = [block.astype(dtype) for block in self._blocks]
+        found._inverse = self._inverse.astype(dtype)
+        return found
 
     def _invert(self) -> NDArray[Any]:
         """The inverses of the blocks of the normal operator, or of the smaller ones of Woodbury. (F.., G, n, n)"""

@@ -16,6 +16,7 @@ from scipy import fft
 
 from convmat.matrix import check_bytes
 from convmat.operators import Convolution
+from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible
 from convmat.solve.inverses.terms import UnsupportedError, is_forward, single_kernels
 
@@ -41,23 +42,36 @@ class Cosine(Inverse):
             4 * 16 * 2**problem.ndim * math.prod(problem.size) + 3 * 8 * problem.unknowns,
             "scipy's lsqr(A, y, damp=damp) needs none",
         )
-        values = np.full((problem.channels, *problem.size), problem.shift)
-        for number, (term, weight) in enumerate(zip(problem.convolutions, problem.weights, strict=True)):
-            squares = _mean_squares(problem, term)
-            values += weight**2 * squares
-            if number == 0 and not self.exact:
-                values += _LIFT * max(problem.damp, 1e-8) * float(np.sqrt(squares.max()))
-        check_invertible(float(values.min()), float(values.max()), max(problem.size))
-        self._values = values
+        squares = [
+            weight**2 * _mean_squares(problem, term)
+            for term, weight in zip(problem.convolutions, problem.weights, strict=True)
+        ]
+        count = len(problem.measured)
+        self._squares = sum(squares[1:count], start=squares[0])
+        self._penalties = sum(squares[count:], start=np.full(squares[0].shape, problem.shift))
+        self._values = self._squares + self._penalties
+        if not self.exact:
+            self._values = self._values + _LIFT * max(problem.damp, 1e-8) * float(np.sqrt(squares[0].max()))
+        check_invertible(float(self._values.min()), float(self._values.max()), max(problem.size))
 
     @classmethod
     def fits(cls, problem: Problem) -> bool:
         return bool(problem.convolutions) and all(is_even(term) for term in problem.convolutions)
 
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
-        axes = tuple(range(2, r.ndim))
-        spectra = fft.dctn(r, axes=axes, norm="ortho") / self._values
-        return np.asarray(fft.idctn(spectra, axes=axes, norm="ortho"))
+        return _from_cosines(_in_cosines(r) / self._values)
+
+    def modes(self, y: NDArray[Any]) -> Modes:
+        moments = _in_cosines(self.problem.right_side(y))
+        return Modes(self._squares, self._penalties, moments, np.ones(1), _from_cosines)
+
+
+def _in_cosines(images: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(fft.dctn(images, axes=tuple(range(2, images.ndim)), norm="ortho"))
+
+
+def _from_cosines(spectra: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(fft.idctn(spectra, axes=tuple(range(2, spectra.ndim)), norm="ortho"))
 
 
 def is_even(operator: Convolution) -> bool:

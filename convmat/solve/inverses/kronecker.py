@@ -23,6 +23,7 @@ from scipy import linalg
 
 from convmat.matrix import axis_matrix, check_bytes
 from convmat.operators import Convolution
+from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.problem import Inverse, Problem, check_invertible
 from convmat.solve.inverses.terms import UnsupportedError, is_forward, kernel_of, single_kernels
 from convmat.spectrum.values import ROUNDING, outer, rank_one
@@ -70,6 +71,19 @@ class Kronecker(Inverse):
         images = y.reshape(len(y), len(plain), *y.shape[-self.problem.ndim :])
         return np.stack([channel.solve(images[:, c]) for c, channel in enumerate(plain)], axis=1)
 
+    def modes(self, y: NDArray[Any]) -> Modes:
+        plain = isinstance(self._channels[0], _Plain)
+        seen = y.reshape(len(y), -1, *y.shape[-self.problem.ndim :]) if plain else self.problem.right_side(y)
+        channels = self._channels
+
+        def images(coefficients: NDArray[Any]) -> NDArray[Any]:
+            found = [along(channel.vectors, coefficients[:, c]) for c, channel in enumerate(channels)]
+            return np.stack(found, axis=1)
+
+        moments = np.stack([channel.moments(seen[:, c]) for c, channel in enumerate(channels)], axis=1)
+        squares, penalties = (np.stack(parts) for parts in zip(*(c.values for c in channels), strict=True))
+        return Modes(squares, penalties, moments, np.ones(1), images)
+
 
 @dataclass(frozen=True)
 class _Term:
@@ -101,14 +115,26 @@ class _Plain:
             sigmas.append(np.concatenate([sigma, np.zeros(len(whole) - len(sigma))]))
         return vectors, outer(sigmas) ** 2 + self._damp**2
 
+    @property
+    def vectors(self) -> Vectors:
+        """V, of the modes that A sees."""
+        return [vh.conj().T for _, _, vh in self._svd]
+
+    @property
+    def values(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The eigenvalues of A^H A, and those of the penalty for damp 1."""
+        return self._sigma**2, np.ones_like(self._sigma)
+
+    def moments(self, y: NDArray[Any]) -> NDArray[Any]:
+        """V^H A^H y."""
+        return np.asarray(along([u.conj().T for u, _, _ in self._svd], y) * self._sigma)
+
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
         vectors, denominators = self._right
         return along(vectors, along([v.conj().T for v in vectors], r) / denominators)
 
     def solve(self, y: NDArray[Any]) -> NDArray[Any]:
-        seen = along([u.conj().T for u, _, _ in self._svd], y)
-        filtered = seen * (self._sigma / (self._sigma**2 + self._damp**2))
-        return along([vh.conj().T for _, _, vh in self._svd], filtered)
+        return along(self.vectors, self.moments(y) / (self._sigma**2 + self._damp**2))
 
 
 def _decompositions(matrices: Vectors) -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
@@ -143,15 +169,20 @@ class _Common:
             eyes = tuple(np.eye(n, dtype=problem.dtype) for n in problem.size)
             terms = [*terms, _Term(math.sqrt(problem.shift), eyes)]
         axes = [_diagonalised([term.matrices[axis] for term in terms]) for axis in range(problem.ndim)]
-        self._vectors = [vectors for vectors, _ in axes]
-        self._denominators = np.zeros(problem.size)
+        self.vectors: Vectors = [vectors for vectors, _ in axes]
+        count, parts = len(problem.measured), (np.zeros(problem.size), np.zeros(problem.size))
         for number, term in enumerate(terms):
-            self._denominators += term.weight**2 * outer([values[number] for _, values in axes])
+            parts[number >= count][...] += term.weight**2 * outer([values[number] for _, values in axes])
+        self.values = parts
+        self._denominators = parts[0] + parts[1]
         check_invertible(float(self._denominators.min()), float(self._denominators.max()), max(problem.size))
 
+    def moments(self, right: NDArray[Any]) -> NDArray[Any]:
+        """V^H A^H y, from A^H y."""
+        return along([v.conj().T for v in self.vectors], right)
+
     def apply(self, r: NDArray[Any]) -> NDArray[Any]:
-        seen = along([v.conj().T for v in self._vectors], r) / self._denominators
-        return along(self._vectors, seen)
+        return along(self.vectors, self.moments(r) / self._denominators)
 
 
 def _diagonalised(matrices: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], list[NDArray[Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from convmat.operators import Convolution, ImageOperator, VStack
 from convmat.operators.simplification import times
 from convmat.operators.stencils import as_convolution
 from convmat.products import Products
+from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.terms import adjoint, images_of, is_forward, terms_of
 from convmat.spectrum.trees import scaled_operator
 from convmat.taps import Axis
@@ -25,6 +26,10 @@ _SMALL_MATRIX = 2**22
 
 _FAR = 100
 """Where damp R is more than 2^100 times A, A is lost beside it, and is taken to be no smaller than that."""
+
+
+_DAMPLESS = {"measured", "penalised", "terms", "dtype", "convolutions", "single", "channels", "size"}
+"""What is cached of a problem that is the same for every damp."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Problem:
     regularizer: ImageOperator | None = None
     normal_power: int = 0
     solution_power: int = 0
+    asked: tuple[ImageOperator, ImageOperator | None] | None = field(default=None, compare=False)
+    """A and R as the caller gave them."""
 
     def scaled(self) -> Problem:
         """The same problem with A, R and damp near 1, so that no square overflows, or vanishes where it counts.
@@ -54,24 +61,46 @@ class Problem:
         if beyond:
             operator = times(2.0 ** -min(beyond, _FAR), operator)
         damp = math.ldexp(mantissa, d + r - a - beyond)
-        return Problem(operator, damp, regularizer, 2 * (a + beyond), min(beyond, _FAR) - a - 2 * beyond)
+        return Problem(operator, damp, regularizer, 2 * (a + beyond), min(beyond, _FAR) - a - 2 * beyond, self.asked)
+
+    def of_one(self) -> tuple[Problem, int, int]:
+        """The problem of damp 1 with A and R near 1, and their exponents a and r.
+
+        For the damp 2^(a - r) d of this problem, x is 2^-a times that of the other for the damp d.
+        """
+        operator, a = scaled_operator(self.operator)
+        regularizer, r = (None, 0) if self.regularizer is None else scaled_operator(self.regularizer)
+        return Problem(operator, 1.0, regularizer), a, r
+
+    def damped(self, damp: float) -> Problem:
+        """The same with another damp; what does not depend on it is not made again."""
+        other = replace(self, damp=damp)
+        vars(other).update({name: value for name, value in vars(self).items() if name in _DAMPLESS})
+        return other
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Problem, tuple(getattr(self, field.name) for field in fields(self))  # what is cached is made again
+        kept = [part.name for part in fields(self) if part.name != "asked"]
+        return Problem, tuple(getattr(self, name) for name in kept)  # what is cached is made again
 
     @cached_property
-    def _weighted(self) -> list[tuple[float, ImageOperator]]:
-        return terms_of(self.operator) + ([] if self.regularizer is None else terms_of(self.regularizer, self.damp))
+    def measured(self) -> list[tuple[float, ImageOperator]]:
+        """The terms of A, with their factors."""
+        return terms_of(self.operator)
+
+    @cached_property
+    def penalised(self) -> list[tuple[float, ImageOperator]]:
+        """The terms of R, with their factors; none if it is the identity."""
+        return [] if self.regularizer is None else terms_of(self.regularizer)
 
     @cached_property
     def terms(self) -> tuple[ImageOperator, ...]:
         """What A is a stack of, and R unless it is the identity: the normal operator is sum w_t^2 T_t^H T_t + shift."""
-        return tuple(term for _, term in self._weighted)
+        return tuple(term for _, term in self.measured + self.penalised)
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
         """The factors w_t of the terms."""
-        return tuple(weight for weight, _ in self._weighted)
+        return (*(w for w, _ in self.measured), *(self.damp * w for w, _ in self.penalised))
 
     @cached_property
     def shift(self) -> float:
@@ -188,10 +217,14 @@ class Inverse:
         """The inverse times A^H y; a subclass may do it with less loss of digits. -> (batch, C, N_1..N_D)."""
         return self.apply(self.problem.right_side(y))
 
+    def modes(self, y: NDArray[Any]) -> Modes:
+        """The data in the bases in which A and R are diagonal; of an exact inverse of a problem of damp 1."""
+        raise NotImplementedError
+
 
 def resized(problem: Problem, size: tuple[int, ...]) -> Problem:
     """The same problem of convolutions on another grid; the sizes must differ by multiples of all strides."""
-    count = len(terms_of(problem.operator))
+    count = len(problem.measured)
     parts: list[ImageOperator] = []
     for number, (term, weight) in enumerate(zip(problem.convolutions, problem.weights, strict=True)):
         geometry = resized_geometry(term, problem.size, size)
