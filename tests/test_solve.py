@@ -386,7 +386,9 @@ def test_preconditioners_are_hermitian_and_positive(layer, damp, kind, transpose
     assert values.min() > 0
     if M.exact:
         product = M @ normal(A, damp).toarray()
-        np.testing.assert_allclose(product, np.eye(len(matrix)), atol=1e-2 if M.dtype.itemsize == 4 else 1e-3)
+        rounding = 4 * np.finfo(M.dtype).eps * values.max() / values.min()  # borders that sum samples are large
+        few = 1e-2 if M.dtype.itemsize == 4 else 1e-3
+        np.testing.assert_allclose(product, np.eye(len(matrix)), atol=max(few, rounding))
 
 
 @pytest.mark.parametrize("shape", ["many patches", "channels", "strided", "transposed", "volume", "line"])
