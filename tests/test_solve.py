@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse.linalg import aslinearoperator, cg, lsqr
 
@@ -19,7 +19,7 @@ from convmat.solve.inverses import INVERSES, UnsupportedError
 from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import expected, expected_steps
 from convmat.solve.solver import Preconditioner, problem_of
-from tests.oracle import MODES
+from tests.oracle import COPYING, MODES
 from tests.strategies import CONV, layers, tries
 
 BORDERS = [mode for mode in MODES if mode != "circular"]
@@ -208,10 +208,9 @@ def test_circular_layers_in_closed_form(A, damp, transposed):
     assert_solves(A.T if transposed else A, damp, "circulant", kind="circulant")
 
 
-@given(layers(), st.sampled_from([0.1, 1.0]), st.booleans())
+@given(layers(modes=COPYING), st.sampled_from([0.1, 1.0]), st.booleans())
 def test_every_layer_is_solved(layer, damp, transposed):
     A = layer.operator()
-    assume(np.linalg.norm(A.toarray(), 2) < 1e3 * damp)  # wide borders that sum samples may have many times the norm
     assert_solves(A.T if transposed else A, damp)
 
 
