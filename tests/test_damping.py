@@ -118,7 +118,7 @@ def problem(family, seed):
     return A, R, data(A, noise, seed), noise
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 20))])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gcv_and_discrepancy_are_those_of_the_dense_matrix(family, seed, monkeypatch):
     A, R, y, noise = problem(family, seed)
@@ -424,7 +424,7 @@ def test_the_curve_of_cross_validation_marks_its_least_point():
     y = data(DRAWN, 0.02, 3)
     ax = plot.gcv(DRAWN, y)
     damps, values = ax.lines[0].get_xydata().T
-    np.testing.assert_allclose(values, [Dense(DRAWN, y).gcv(damp) for damp in damps], rtol=1e-5)
+    np.testing.assert_allclose(values[::5], [Dense(DRAWN, y).gcv(damp) for damp in damps[::5]], rtol=1e-5)
     (least,) = ax.lines[1].get_xydata()
     assert least.tolist() == [damps[values.argmin()], values.min()]
     assert tikhonov(DRAWN, y, "gcv")[1].damp == pytest.approx(least[0], rel=0.3)
