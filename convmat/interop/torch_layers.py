@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -72,20 +72,42 @@ def reader_of(module: Any) -> Reader:
     ValueError
         If hooks change what it computes, or its parameters have no values yet.
     """
+    kind = kind_of(module)
+    if kind is not None:
+        check_initialised(module)
+        check_own_forward(module, kind)
+        check_hooks(module)
+        return READERS[kind.__name__]
+    reason = why_not_linear(module)
+    raise TypeError(f"{reason}: {_ADVICE[reason]}")
+
+
+def kind_of(module: Any) -> type | None:
+    """The class of torch.nn in the table that the layer is or derives from."""
     for kind in type(module).__mro__:
-        folder, _, file = kind.__module__.rpartition(".")
-        if folder == "torch.nn.modules" and kind.__name__ in READERS:
-            check_initialised(module)
-            check_own_forward(module, kind)
-            check_hooks(module)
-            return READERS[kind.__name__]
-        if folder == "torch.nn.modules" and file in _NOT_LINEAR:
-            raise TypeError("it is not linear: split the network there and convert the layers before and after it")
+        if kind.__module__.rpartition(".")[0] == "torch.nn.modules" and kind.__name__ in READERS:
+            return kind
+    return None
+
+
+def why_not_linear(module: Any) -> str:
+    """Why a layer of no kind in the table is not read."""
+    if any(folder == "torch.nn.modules" and file in _NOT_LINEAR for folder, _, file in _homes(module)):
+        return "it is not linear"
     if ".quantized." in type(module).__module__:
-        raise TypeError("it is quantised, and rounding is not linear: convert the network in floating point")
-    raise TypeError(
-        "it is not a layer that from_torch can read: pass the layers of torch.nn that it is made of, as nn.Sequential"
-    )
+        return "it is quantised, and rounding is not linear"
+    return "it is not a layer that from_torch can read"
+
+
+def does_nothing(module: Any) -> bool:
+    """Is it an Identity, or a Dropout, which is one in evaluation mode?"""
+    kind = kind_of(module)
+    return kind is not None and READERS[kind.__name__].read in (_identity, _dropout)
+
+
+def _homes(module: Any) -> Iterator[tuple[str, str, str]]:
+    """The package and the module of every class that a layer derives from."""
+    return (kind.__module__.rpartition(".") for kind in type(module).__mro__)
 
 
 def _convolution(module: Any, shape: Shape, dtype: np.dtype[Any], kind: str) -> Affine:
@@ -339,6 +361,13 @@ _MODES: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 
 _NOT_LINEAR = {"activation", "normalization", "pooling", "rnn", "transformer"}
 """Modules of torch.nn whose layers are not linear, but for those in the table."""
+
+_ADVICE = {
+    "it is not linear": "split the network there and convert the layers before and after it",
+    "it is quantised, and rounding is not linear": "convert the network in floating point",
+    "it is not a layer that from_torch can read": "pass the layers of torch.nn that it is made of, as nn.Sequential",
+}
+"""Why a layer is not read -> what to do about it."""
 
 _PER_NDIM = {
     "AdaptiveAvgPool{}d": Reader(_adaptive_average_pool),
