@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from convmat.interop.layer import Layer
     from convmat.interop.onnx import from_onnx
     from convmat.interop.pylops import to_pylops
-    from convmat.interop.torch import affine_pieces, from_torch, to_torch
-    from convmat.interop.torch_models import from_torch_model
+    from convmat.interop.torch import from_torch, to_torch
+    from convmat.interop.torch_models import affine_pieces, from_torch_model
     from convmat.scale.dask import to_dask
     from convmat.scale.pylops_mpi import to_pylops_mpi
     from convmat.solve import (
@@ -123,7 +123,7 @@ _LATER = {
     "ProximalInfo": "solve",
     "SVD": "spectrum",
     "SolveInfo": "solve",
-    "affine_pieces": "interop.torch",
+    "affine_pieces": "interop.torch_models",
     "cgls": "solve",
     "clip_singular_values": "spectrum",
     "from_onnx": "interop.onnx",

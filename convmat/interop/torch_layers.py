@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -92,7 +92,8 @@ def kind_of(module: Any) -> type | None:
 
 def why_not_linear(module: Any) -> str:
     """Why a layer of no kind in the table is not read."""
-    if any(folder == "torch.nn.modules" and file in _NOT_LINEAR for folder, _, file in _homes(module)):
+    homes = (kind.__module__.rpartition(".") for kind in type(module).__mro__)
+    if any(folder == "torch.nn.modules" and file in _NOT_LINEAR for folder, _, file in homes):
         return "it is not linear"
     if ".quantized." in type(module).__module__:
         return "it is quantised, and rounding is not linear"
@@ -103,11 +104,6 @@ def does_nothing(module: Any) -> bool:
     """Is it an Identity, or a Dropout, which is one in evaluation mode?"""
     kind = kind_of(module)
     return kind is not None and READERS[kind.__name__].read in (_identity, _dropout)
-
-
-def _homes(module: Any) -> Iterator[tuple[str, str, str]]:
-    """The package and the module of every class that a layer derives from."""
-    return (kind.__module__.rpartition(".") for kind in type(module).__mro__)
 
 
 def _convolution(module: Any, shape: Shape, dtype: np.dtype[Any], kind: str) -> Affine:
