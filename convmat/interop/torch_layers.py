@@ -95,9 +95,14 @@ def why_not_linear(module: Any) -> str:
     homes = (kind.__module__.rpartition(".") for kind in type(module).__mro__)
     if any(folder == "torch.nn.modules" and file in _NOT_LINEAR for folder, _, file in homes):
         return "it is not linear"
-    if ".quantized." in type(module).__module__:
+    if is_quantised(module):
         return "it is quantised, and rounding is not linear"
     return "it is not a layer that from_torch can read"
+
+
+def is_quantised(module: Any) -> bool:
+    """Is it a layer of torch that computes with integers?"""
+    return ".quantized." in type(module).__module__
 
 
 def does_nothing(module: Any) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from convmat.interop.layer import Layer, Layers, unused
 from convmat.interop.torch import image_of, joined
-from convmat.interop.torch_layers import READERS, kind_of, reader_of, why_not_linear
+from convmat.interop.torch_layers import READERS, is_quantised, kind_of, reader_of, why_not_linear
 from convmat.interop.torch_modules import (
     at,
     check_initialised,
@@ -69,7 +69,8 @@ def from_torch_model(model: Module, *inputs: Any) -> Layers:
     ImportError
         If PyTorch is missing; it names the extra.
     TypeError
-        If `model` is not a module, or an input is a numpy array or a size in place of a tensor.
+        If `model` is not a module, an input is a numpy array or a size in place of a tensor, or a part of the model
+        is a ScriptModule.
     ValueError
         If there are no inputs, a lazy layer has no parameters yet, or the forward of the model fails.
 
@@ -251,6 +252,10 @@ def _check(torch: Any, model: Any, inputs: tuple[Any, ...]) -> None:
     for name, module in model.named_modules():
         with at(name, module):
             check_initialised(module)
+            if isinstance(module, torch.jit.ScriptModule):
+                raise TypeError(
+                    "it is a ScriptModule, whose calls cannot be seen: pass the module that it was made from"
+                )
 
 
 def _listed(torch: Any, model: Any) -> Iterator[tuple[str, Any]]:
@@ -260,7 +265,8 @@ def _listed(torch: Any, model: Any) -> Iterator[tuple[str, Any]]:
     for name, module in model.named_modules():
         if module in inside or isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             continue
-        if kind_of(module) or not module._modules or any(True for _ in module.parameters(recurse=False)):
+        own = any(True for _ in module.parameters(recurse=False))
+        if kind_of(module) or not module._modules or own or is_quantised(module):
             yield name, module
 
 

@@ -412,6 +412,20 @@ def test_what_is_no_linear_layer_is_listed_with_the_reason(module, reasons):
         assert re.search(reason, layers.skipped[name])
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_quantised_layer_is_skipped_under_its_name():
+    layers = from_torch_model(nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(3, 2)), torch.ones(1, 3))
+    assert not layers
+    assert layers.skipped["0"] == "it is quantised, and rounding is not linear"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_script_modules_are_refused():
+    scripted = torch.jit.script(nn.Sequential(nn.Linear(3, 2)))
+    with pytest.raises(TypeError, match=r"^layer 0 \(RecursiveScriptModule\): it is a ScriptModule, .* made from$"):
+        from_torch_model(nn.Sequential(scripted), torch.ones(1, 3))
+
+
 def test_parametrized_layers_are_layers_and_their_parametrizations_are_not():
     torch.manual_seed(0)
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 3)), nn.ReLU()).double()
