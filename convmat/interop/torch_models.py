@@ -69,8 +69,7 @@ def from_torch_model(model: Module, *inputs: Any) -> Layers:
     ImportError
         If PyTorch is missing; it names the extra.
     TypeError
-        If `model` is not a module, an input is a numpy array or a size in place of a tensor, or a part of the model
-        is a ScriptModule.
+        If `model` is not a module, `inputs` hold no tensor, or a part of the model is a ScriptModule.
     ValueError
         If there are no inputs, a lazy layer has no parameters yet, or the forward of the model fails.
 
@@ -241,14 +240,12 @@ def _check(torch: Any, model: Any, inputs: tuple[Any, ...]) -> None:
         raise ValueError(
             "inputs is empty: pass an example for each argument of the model, such as torch.zeros(1, 3, 64, 64)"
         )
-    for place, value in enumerate(inputs):
-        if isinstance(value, np.ndarray):
-            raise TypeError(f"inputs[{place}] is a numpy array: it must be a tensor, pass torch.from_numpy(..)")
-        if isinstance(value, tuple | list) and value and all(isinstance(n, int) for n in value):
-            raise TypeError(
-                f"inputs[{place}]={value!r} is a size: it must be a tensor with a batch axis, "
-                f"pass torch.zeros{(1, *value)} for an image of this size"
-            )
+    if not any(True for _ in _tensors(torch, inputs)):
+        kinds = ", ".join(type(value).__name__ for value in inputs)
+        raise TypeError(
+            f"inputs hold no tensor, but {kinds}: pass tensors with a batch axis, such as torch.zeros(1, 3, 64, 64) "
+            "for a size and torch.from_numpy(x) for an array"
+        )
     for name, module in model.named_modules():
         with at(name, module):
             check_initialised(module)
@@ -263,10 +260,9 @@ def _listed(torch: Any, model: Any) -> Iterator[tuple[str, Any]]:
     nn = torch.nn
     inside = _parametrizations(torch, model)
     for name, module in model.named_modules():
-        if module in inside or isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-            continue
         own = any(True for _ in module.parameters(recurse=False))
-        if kind_of(module) or not module._modules or own or is_quantised(module):
+        whole = not module._modules and not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        if module not in inside and (kind_of(module) or whole or own or is_quantised(module)):
             yield name, module
 
 

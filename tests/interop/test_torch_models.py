@@ -321,6 +321,19 @@ def test_keyword_arguments_and_nested_inputs_are_seen():
     assert layers["conv"].operator.input_shape == (1, 5)
 
 
+def test_a_size_may_stand_beside_a_tensor():
+    class Resized(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 3)
+
+        def forward(self, x, size):
+            return self.conv(F.interpolate(x, size))
+
+    layers = from_torch_model(Resized(), torch.zeros(1, 1, 5, 5), (8, 9))
+    assert layers["conv"].operator.input_shape == (1, 8, 9)
+
+
 @pytest.mark.parametrize(
     ("module", "shape"),
     [
@@ -384,6 +397,15 @@ class Scaled(nn.Module):
         return self.gamma * self.conv(x)
 
 
+class ScaledSequential(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv1d(1, 1, 1))
+        self.gamma = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.gamma * super().forward(x)
+
+
 class Own(nn.Conv1d):
     def forward(self, x):
         return super().forward(x).abs()
@@ -399,6 +421,7 @@ def hooked():
     ("module", "reasons"),
     [
         (Scaled(), {"0": r"a block that uses parameters of its own: gamma$", "0.spare": "^it was not called$"}),
+        (ScaledSequential(), {"0": r"a block that uses parameters of its own: gamma$"}),
         (Own(1, 1, 1), {"0": "^it has its own forward in place of that of Conv1d"}),
         (hooked(), {"0": "^it has forward hooks .*remove them"}),
         (nn.BatchNorm1d(1, track_running_stats=False), {"0": "no running statistics"}),
@@ -593,8 +616,8 @@ LINEAR = nn.Linear(3, 2)
     [
         (F.relu, (torch.zeros(1),), TypeError, "^model=.* must be a torch.nn.Module, not"),
         (LINEAR, (), ValueError, r"^inputs is empty: pass an example .*torch.zeros\(1, 3, 64, 64\)"),
-        (LINEAR, (np.zeros((1, 3)),), TypeError, r"^inputs\[0\] is a numpy array: .*from_numpy"),
-        (LINEAR, ((3, 8),), TypeError, r"^inputs\[0\]=\(3, 8\) is a size: .*torch.zeros\(1, 3, 8\)"),
+        (LINEAR, (np.zeros((1, 3)),), TypeError, r"^inputs hold no tensor, but ndarray: .*torch.from_numpy"),
+        (LINEAR, ((3, 8), 2), TypeError, r"^inputs hold no tensor, but tuple, int: .*torch.zeros\(1, 3, 64, 64\)"),
         (LINEAR, (torch.zeros(1, 4),), ValueError, r"^model fails on inputs of shapes \(1, 4\), .*RuntimeError: "),
         (LINEAR, (torch.zeros(3), 1), ValueError, r"^model fails on inputs of shapes \(3,\), .*TypeError: "),
         (nn.LazyLinear(2), (torch.zeros(1, 3),), ValueError, "^LazyLinear: it is lazy and not initialised"),
