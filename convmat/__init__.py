@@ -36,9 +36,11 @@ from convmat.operators import (
 from convmat.testing import check_adjoint
 
 if TYPE_CHECKING:
-    from convmat.interop.onnx import Layer, from_onnx
+    from convmat.interop.layer import Layer
+    from convmat.interop.onnx import from_onnx
     from convmat.interop.pylops import to_pylops
     from convmat.interop.torch import from_torch, to_torch
+    from convmat.interop.torch_models import affine_pieces, from_torch_model
     from convmat.scale.dask import to_dask
     from convmat.scale.pylops_mpi import to_pylops_mpi
     from convmat.solve import (
@@ -82,6 +84,7 @@ __all__ = [
     "Separable",
     "SolveInfo",
     "Upsample",
+    "affine_pieces",
     "block_diag",
     "cgls",
     "check_adjoint",
@@ -90,6 +93,7 @@ __all__ = [
     "conv_transpose_matrix",
     "from_onnx",
     "from_torch",
+    "from_torch_model",
     "hstack",
     "identity",
     "lcurve",
@@ -115,14 +119,16 @@ __all__ = [
 # packages of others.
 _LATER = {
     "CglsInfo": "solve",
-    "Layer": "interop.onnx",
+    "Layer": "interop.layer",
     "ProximalInfo": "solve",
     "SVD": "spectrum",
     "SolveInfo": "solve",
+    "affine_pieces": "interop.torch_models",
     "cgls": "solve",
     "clip_singular_values": "spectrum",
     "from_onnx": "interop.onnx",
     "from_torch": "interop.torch",
+    "from_torch_model": "interop.torch_models",
     "lcurve": "solve",
     "load": "storage",
     "norm_bounds": "spectrum",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from convmat.interop.layer import Layer, unused
 from convmat.interop.onnx_attributes import Attributes
 from convmat.interop.onnx_checks import STANDARD, printable
 from convmat.interop.onnx_constants import Constants, NotConstantError
@@ -51,64 +50,11 @@ _REFUSED = {
 """Convolutions of other names -> why they are not read."""
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One convolution of a model: y = A x + b for each image of the batch.
-
-    Attributes
-    ----------
-    name : str
-        Its key in the dict that `from_onnx` returns.
-    operator : Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d or ConvTranspose3d
-        A, from images (C_in, N_1..N_D) to images (C_out, M_1..M_D).
-    bias : ndarray, shape (C_out,), or None
-        The bias of each channel, read-only. None without a bias.
-    offset : ndarray, shape (C_out M_1 ... M_D,), or None
-        b, read-only: the bias of each channel, once for every sample of its image. It is made when it is asked for.
-    inputs, outputs : tuple of str
-        Names of the tensors of the node: x, weight and perhaps bias; y. An omitted one is the empty string.
-    """
-
-    name: str
-    operator: Convolution
-    bias: NDArray[Any] | None = field(repr=False)
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-    @cached_property
-    def offset(self) -> NDArray[Any] | None:
-        """The bias of each channel, once for every sample of its image."""
-        if self.bias is None:
-            return None
-        offset = np.repeat(self.bias, math.prod(self.operator.output_shape[1:]))
-        offset.flags.writeable = False
-        return offset
-
-    def apply(self, image: ArrayLike) -> NDArray[Any]:
-        """Apply the layer, with its bias, to images.
-
-        Parameters
-        ----------
-        image : array_like, shape (*batch, *operator.input_shape)
-
-        Returns
-        -------
-        ndarray, shape (*batch, *operator.output_shape)
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the image does not hold numbers, or has a wrong shape.
-        """
-        y = self.operator.apply(image)
-        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (len(self.operator.output_shape) - 1))
-
-
 def from_onnx(
     model: str | os.PathLike[str] | bytes | ModelProto,
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, Layer]:
+) -> dict[str, Layer[Convolution]]:
     """Every convolution and transposed convolution of an ONNX model, as an operator with an offset.
 
     Parameters
@@ -229,7 +175,7 @@ def from_onnx(
     found: dict[str, _Convolution] = {}
     times: Counter[str] = Counter()
     for place in _convolutions(proto.graph):
-        name = _unused(place.key, found, times)
+        name = unused(place.key, found, times)
         found[name] = _read(name, place, constants)
     graph = infer(proto, constants).graph
     places = _convolutions(graph)
@@ -257,15 +203,6 @@ def _refuse(places: Iterable[Place]) -> None:
     if refused:
         found = "; ".join(f"{reason} (nodes {', '.join(keys)})" for reason, keys in refused.items())
         raise ValueError(f"model has convolutions that are not read: {found}")
-
-
-def _unused(key: str, taken: Mapping[str, object], times: Counter[str]) -> str:
-    """The key, or the first free one of ``key#2``, ``key#3``, ...; `times` says where to go on."""
-    name = key
-    while name in taken:
-        times[key] += 1
-        name = f"{key}#{times[key] + 1}"
-    return name
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +245,7 @@ def _read(name: str, place: Place, constants: Constants) -> _Convolution:
     return _Convolution(name, weight, bias, attributes)
 
 
-def _layer(convolution: _Convolution, place: Place, graph: GraphProto) -> Layer:
+def _layer(convolution: _Convolution, place: Place, graph: GraphProto) -> Layer[Convolution]:
     """The operator and the offset of a node, whose place is in a graph with shapes."""
     name, weight, attributes = convolution.name, convolution.weight, convolution.attributes
     what = f"{place.node.op_type} {name!r}"

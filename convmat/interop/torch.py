@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.torch_layers import reader_of
+from convmat.interop.torch_layers import does_nothing, reader_of
 from convmat.interop.torch_modules import at, dtype_of, import_torch, leaves
 from convmat.operators import Chain, ImageOperator, Rearrange
 from convmat.operators.layers import image_shape
@@ -66,6 +66,8 @@ def from_torch(module: Module, input_size: int | Sequence[int]) -> tuple[ImageOp
 
     See Also
     --------
+    affine_pieces : a `Sequential` with non-linear layers.
+    from_torch_model : every linear layer of any module.
     to_torch : the way back, for any operator.
 
     Notes
@@ -102,22 +104,42 @@ def from_torch(module: Module, input_size: int | Sequence[int]) -> tuple[ImageOp
     """
     if not isinstance(module, import_torch("from_torch").nn.Module):
         raise TypeError(f"module={module!r} must be a torch.nn.Module, not {type(module).__name__}")
-    shape, dtype = image_shape("input_size", input_size), dtype_of(module)
+    layers = list(leaves(module))
+    A, b = joined(layers, image_of(layers, input_size), dtype_of(module))
+    return A, None if b is None else np.array(np.broadcast_to(b, A.output_shape)).reshape(-1)
+
+
+def image_of(layers: Iterable[tuple[str, Module]], input_size: int | Sequence[int]) -> tuple[int, ...]:
+    """The shape of one image, with the channels that the first layer which does anything may know."""
+    shape = image_shape("input_size", input_size)
+    for path, layer in layers:
+        with at(path, layer):
+            if not does_nothing(layer):
+                return reader_of(layer).complete(layer, shape)
+    return shape
+
+
+def joined(
+    layers: Iterable[tuple[str, Module]], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[ImageOperator, NDArray[Any] | None]:
+    """Layers, one after the other, as an operator and an image that broadcasts to its output, or None for zero."""
     factors: list[ImageOperator] = []
     offset: NDArray[Any] | None = None
-    for path, layer in leaves(module):
+    for path, layer in layers:
         with at(path, layer):
             reader = reader_of(layer)
-            if not factors:  # the layers so far did nothing: this one may know the channels
-                shape = reader.complete(layer, shape)
             reader.check(layer, shape)
             A, added = reader.read(layer, shape, dtype)
         if A is not None:
+            if offset is not None:
+                offset = A.apply(np.broadcast_to(offset, A.input_shape))
+                offset = offset if added is None else offset + added
+            else:
+                offset = added
             factors.append(A)
             shape = A.output_shape
-            offset = _sum(None if offset is None else A.apply(offset), added, shape)
     A = Chain(*reversed(factors)) if len(factors) > 1 else factors[0] if factors else Rearrange(shape, dtype=dtype)
-    return A, None if offset is None else offset.reshape(-1)
+    return A, offset
 
 
 @dataclass(frozen=True)
@@ -217,12 +239,6 @@ def to_torch(operator: ImageOperator) -> TorchOperator:
     if not isinstance(operator, ImageOperator):
         raise TypeError(f"operator={operator!r} must be a convmat operator on images, not {type(operator).__name__}")
     return TorchOperator(operator)
-
-
-def _sum(a: NDArray[Any] | None, b: NDArray[Any] | None, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    """A new image, the sum of two that broadcast to the shape; None stands for zero."""
-    terms = [term for term in (a, b) if term is not None]
-    return np.array(np.broadcast_to(sum(terms[1:], terms[0]), shape)) if terms else None
 
 
 @functools.cache

@@ -72,20 +72,43 @@ def reader_of(module: Any) -> Reader:
     ValueError
         If hooks change what it computes, or its parameters have no values yet.
     """
+    kind = kind_of(module)
+    if kind is not None:
+        check_initialised(module)
+        check_own_forward(module, kind)
+        check_hooks(module)
+        return READERS[kind.__name__]
+    reason = why_not_linear(module)
+    raise TypeError(f"{reason}: {_ADVICE[reason]}")
+
+
+def kind_of(module: Any) -> type | None:
+    """The class of torch.nn in the table that the layer is or derives from."""
     for kind in type(module).__mro__:
-        folder, _, file = kind.__module__.rpartition(".")
-        if folder == "torch.nn.modules" and kind.__name__ in READERS:
-            check_initialised(module)
-            check_own_forward(module, kind)
-            check_hooks(module)
-            return READERS[kind.__name__]
-        if folder == "torch.nn.modules" and file in _NOT_LINEAR:
-            raise TypeError("it is not linear: split the network there and convert the layers before and after it")
-    if ".quantized." in type(module).__module__:
-        raise TypeError("it is quantised, and rounding is not linear: convert the network in floating point")
-    raise TypeError(
-        "it is not a layer that from_torch can read: pass the layers of torch.nn that it is made of, as nn.Sequential"
-    )
+        if kind.__module__.rpartition(".")[0] == "torch.nn.modules" and kind.__name__ in READERS:
+            return kind
+    return None
+
+
+def why_not_linear(module: Any) -> str:
+    """Why a layer of no kind in the table is not read."""
+    homes = (kind.__module__.rpartition(".") for kind in type(module).__mro__)
+    if any(folder == "torch.nn.modules" and file in _NOT_LINEAR for folder, _, file in homes):
+        return "it is not linear"
+    if is_quantised(module):
+        return "it is quantised, and rounding is not linear"
+    return "it is not a layer that from_torch can read"
+
+
+def is_quantised(module: Any) -> bool:
+    """Is it a layer of torch that computes with integers?"""
+    return ".quantized." in type(module).__module__
+
+
+def does_nothing(module: Any) -> bool:
+    """Is it an Identity, or a Dropout, which is one in evaluation mode?"""
+    kind = kind_of(module)
+    return kind is not None and READERS[kind.__name__].read in (_identity, _dropout)
 
 
 def _convolution(module: Any, shape: Shape, dtype: np.dtype[Any], kind: str) -> Affine:
@@ -339,6 +362,13 @@ _MODES: dict[str, tuple[tuple[int, ...], Callable[..., Any]]] = {
 
 _NOT_LINEAR = {"activation", "normalization", "pooling", "rnn", "transformer"}
 """Modules of torch.nn whose layers are not linear, but for those in the table."""
+
+_ADVICE = {
+    "it is not linear": "split the network there and convert the layers before and after it",
+    "it is quantised, and rounding is not linear": "convert the network in floating point",
+    "it is not a layer that from_torch can read": "pass the layers of torch.nn that it is made of, as nn.Sequential",
+}
+"""Why a layer is not read -> what to do about it."""
 
 _PER_NDIM = {
     "AdaptiveAvgPool{}d": Reader(_adaptive_average_pool),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -53,9 +53,28 @@ def leaves(module: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def dtype_of(module: Any) -> np.dtype[Any]:
     """The dtype of layers without parameters: the result type of all parameters and buffers, else float64."""
-    tensors = [*module.parameters(), *module.buffers()]
+    return result_type([*module.parameters(), *module.buffers()])
+
+
+def result_type(tensors: Iterable[Any]) -> np.dtype[Any]:
+    """The result type of tensors as they are read, float64 if none of them is of a type that is."""
     dtypes = [np.dtype(_DTYPES[name]) for name in map(_dtype_name, tensors) if name in _DTYPES]
     return np.result_type(*dtypes) if dtypes else np.dtype(np.float64)
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; then every part is in its own mode, and the random numbers are as before."""
+    torch = import_torch("from_torch_model")
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def values(module: Any, name: str) -> NDArray[Any] | None:
