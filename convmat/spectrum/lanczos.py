@@ -18,7 +18,9 @@ _RESTARTS = 8
 Product = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def largest(forward: Product, adjoint: Product, x: NDArray[Any], target: float, gain: float, steps: int = BASIS) -> float:
+def largest(
+    forward: Product, adjoint: Product, x: NDArray[Any], target: float, gain: float, steps: int = BASIS
+) -> float:
     """||A x|| / ||x|| for the best x, until it reaches the target, or a restart gains less than a share of it.
 
     The steps are those before a restart.
@@ -35,7 +37,9 @@ def largest(forward: Product, adjoint: Product, x: NDArray[Any], target: float, 
     return float(np.linalg.norm(forward(x))) / size * (1 - 64 * EPS) if size > 0 else 0.0
 
 
-def _lanczos(forward: Product, adjoint: Product, x: NDArray[Any], target: float, steps: int) -> tuple[float, NDArray[Any]]:
+def _lanczos(
+    forward: Product, adjoint: Product, x: NDArray[Any], target: float, steps: int
+) -> tuple[float, NDArray[Any]]:
     """Steps from x, until the largest Ritz value reaches the target: that value, its vector."""
     size = float(np.linalg.norm(x))
     if size == 0:

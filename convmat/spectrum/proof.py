@@ -1,20 +1,21 @@
 """The norm of a matrix between proven bounds: Lanczos from below, one Cholesky decomposition from above.
 
 *Theorem.* Let G be B^H B as computed, and c > 0. If the Cholesky decomposition of c I - G, computed in floating point,
-does not break down, then no eigenvalue of c I - G is below -gamma trace(c I - G), where gamma = p u / (1 - p u) for sums
-of p - 1 products [S. M. Rump, "Verification of positive definiteness", BIT 46, 2006]. So the largest eigenvalue of G is
-at most c (1 + gamma n), and
+does not break down, then no eigenvalue of c I - G is below -gamma trace(c I - G), with gamma = p u / (1 - p u) for sums
+of p - 1 products [S. M. Rump, "Verification of positive definiteness", BIT 46, 2006]. So no eigenvalue of G is above
+c (1 + n gamma), and
 
-    ||B||^2 <= c (1 + gamma n) + gamma' ||B||_F^2,
+    ||B||^2 <= c (1 + n gamma) + gamma' ||B||_F^2,
 
-since \\|G - B^H B\\| <= gamma' \\|B\\|^H \\|B\\|, whose norm is at most ||B||_F^2. The sums of G have as many terms as a column of
-B has entries, those of the decomposition as many as its band is wide, in whatever order they are added. Both gammas are
-taken as (terms + 8) EPS, which is twice what real numbers need, enough for complex ones, and for a division that is a
-product with the rounded inverse.
+for the entries of G - B^H B are at most gamma' times those of |B|^H |B|, whose norm is at most ||B||_F^2. The sums of G
+have as many terms as a column of B has entries, those of the decomposition as many as its band is wide, in whatever
+order they are added. Both gammas are taken as (terms + 8) EPS, EPS = 2 u: twice what real numbers need, enough for
+complex ones, for c - G on the diagonal, and for a division that is a product with the rounded inverse.
 
 *Cost.* Rows of a convolution's matrix with the same columns are a dense block, those of the output channels at one
-place. Each block adds one product to G. Columns are put in an order, that of Cuthill and McKee, in which G is a band:
-of two axes it is as wide as a few lines of the image with all their channels.
+place. Each block adds one product to G. Columns are put in an order in which G is a band, place by place or that of
+Cuthill and McKee: for images it is as wide as a few lines with all their channels, and the decomposition takes n band^2
+steps, not n^3.
 """
 
 from __future__ import annotations
@@ -51,15 +52,18 @@ MOST_LINES, MOST_ENTRIES = 2**18, 2**25
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """A sparse matrix of dense blocks: its columns in an order in which B^H B is a band, and rows with equal columns."""
+class Blocked:
+    """A sparse matrix B of dense blocks, with its columns in an order in which B^H B is a band.
+
+    The rows are those of each block: they have entries in the same columns.
+    """
 
     matrix: Any
     rows: tuple[NDArray[np.intp], ...]
     band: int
 
     @staticmethod
-    def of(matrix: Any) -> Blocks:
+    def of(matrix: Any) -> Blocked:
         """Of a sparse matrix, or of its transpose if that has fewer columns."""
         tall = csr_array(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T)
         if not tall.has_canonical_format:
@@ -71,14 +75,14 @@ class Blocks:
     @property
     def work(self) -> int:
         """Multiplications for B^H B and its decomposition."""
-        columns = self.matrix.shape[1]
+        columns = int(self.matrix.shape[1])
         products = sum(len(block) * _columns(self.matrix, block).size ** 2 for block in self.rows)
         return products + columns * (self.band + 1) * min(self.band + 1, columns // 3 + 1) // 2
 
     @property
     def entries(self) -> int:
         """Numbers in the band of B^H B."""
-        return self.matrix.shape[1] * (self.band + 1)
+        return int(self.matrix.shape[1]) * (self.band + 1)
 
     def dense(self) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
         """Each block, and its columns."""
@@ -113,16 +117,16 @@ def _orders(matrix: Any, rows: tuple[NDArray[np.intp], ...]) -> Iterator[NDArray
     yield np.concatenate([columns[place] for place in order])
 
 
-def _ordered(matrix: Any, rows: tuple[NDArray[np.intp], ...], order: NDArray[np.intp]) -> Blocks:
+def _ordered(matrix: Any, rows: tuple[NDArray[np.intp], ...], order: NDArray[np.intp]) -> Blocked:
     ordered = csr_array(matrix[:, order])
     ordered.sort_indices()
     spans = [int(found[-1] - found[0]) for block in rows if (found := _columns(ordered, block)).size]
-    return Blocks(ordered, rows, max(spans, default=0))
+    return Blocked(ordered, rows, max(spans, default=0))
 
 
-def blocks_for(matrix: Any, work: float = WORK) -> Blocks | None:
+def blocks_for(matrix: Any, work: float = WORK) -> Blocked | None:
     """Its blocks, if the proof takes no more multiplications, and its numbers fit in memory."""
-    blocks = Blocks.of(matrix)
+    blocks = Blocked.of(matrix)
     needed = 3 * blocks.entries * blocks.matrix.dtype.itemsize
     return blocks if blocks.work <= work and fits(needed) else None
 
@@ -132,7 +136,7 @@ def affordable(shape: tuple[int, int], entries: int, work: float = WORK) -> bool
     return sum(shape) <= MOST_LINES and entries <= min(MOST_ENTRIES, work / 64)
 
 
-def proven_above(blocks: Blocks, lower: float, away: float, rtol: float) -> float:
+def proven_above(blocks: Blocked, lower: float, away: float, rtol: float) -> float:
     """An upper bound on the norm of every matrix that is no farther than `away` from this one, in the norm.
 
     It is near the lower bound that is given, if that is near the norm.
@@ -142,11 +146,11 @@ def proven_above(blocks: Blocks, lower: float, away: float, rtol: float) -> floa
         return away
     power = int(powers.item())
     near = csr_array((values, blocks.matrix.indices, blocks.matrix.indptr), blocks.matrix.shape)
-    found = _above(Blocks(near, blocks.rows, blocks.band), math.ldexp(lower, -power), min(TIGHT, rtol / 4))
+    found = _above(Blocked(near, blocks.rows, blocks.band), math.ldexp(lower, -power), min(TIGHT, rtol / 4))
     return (math.ldexp(found, power) + away) * (1 + EPS)
 
 
-def _above(blocks: Blocks, lower: float, gap: float) -> float:
+def _above(blocks: Blocked, lower: float, gap: float) -> float:
     B, columns = blocks.matrix, blocks.matrix.shape[1]
     frobenius = float(np.linalg.norm(B.data)) * (1 + B.nnz * EPS)
     noise = columns * (blocks.band + 8) * EPS
@@ -158,7 +162,7 @@ def _above(blocks: Blocks, lower: float, gap: float) -> float:
     return math.sqrt(c * (1 + 2 * noise) + away) * (1 + 4 * EPS)
 
 
-def gram_band(blocks: Blocks) -> NDArray[Any]:
+def gram_band(blocks: Blocked) -> NDArray[Any]:
     """B^H B, its lower half: entry (i, j) at [i - j, j], or at [i, j] if the band is the whole matrix."""
     columns, band = blocks.matrix.shape[1], blocks.band
     whole = _is_whole(columns, band)
