@@ -172,8 +172,10 @@ def test_the_norm_of_every_layer_is_between_close_bounds(layer, exponent):
 
 
 @pytest.mark.slow
-def test_the_norm_of_thousands_of_layers_is_between_close_bounds():
-    tries(5000, derandomize=False, deadline=None)(given(layers(), EXPONENTS)(lambda *case: check_layer(*case, 1e-5)))()
+@tries(5000, derandomize=False, deadline=None)
+@given(layers(), EXPONENTS)
+def test_the_norm_of_thousands_of_layers_is_between_close_bounds(layer, exponent):
+    check_layer(layer, exponent, 1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e200])

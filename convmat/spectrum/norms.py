@@ -102,8 +102,9 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     ============================== =================================================================================
 
     Where these leave a gap, the lower bound is ||A x|| / ||x|| for the best x of some Lanczos steps, and the upper one
-    the Schur test below, with the product of the absolute matrices. Rounding: a product A x is off by at most
-    u ulps || |A| || ||x||, with the ulps of all factors added up; so is the simplified operator from A.
+    the Schur test below, with the product of the absolute matrices, or the Cholesky decomposition below. Rounding: a
+    product A x is off by at most u ulps || |A| || ||x||, with the ulps of all factors added up; so is the simplified
+    operator from A, and its explicit matrix.
 
     **One convolution.** The upper bound is the least of those that apply.
 
@@ -136,6 +137,14 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     *Exact.* Kernels of rank one (Kronecker products; the distance from rank one is added), what is block diagonal in
     waves (`singular_values`) if the blocks are not many, and small matrices: by SVD.
 
+    *Cholesky.* ||A||^2 < c if c I - A^H A has a Cholesky decomposition [6]_, for c a share of 1e-7 above what Lanczos
+    finds. A^H A (or A A^H, if that is smaller) is a band in a suitable order of the samples, as wide as a few lines of
+    the image with all channels. It is taken first where it costs less than the torus, for many channels on a small
+    map, and last where another bound leaves more than rtol, and it takes at most 2e11 multiplications, a matrix of
+    2^25 entries, and memory that is there: some 10,000 samples, and more with few channels. Its rounding is added:
+    EPS n (band + 8) of c, twice, and EPS (terms + 8) of the squared Frobenius norm. Operators of all kinds with a
+    matrix of up to 2^25 entries, were it dense, have it, too.
+
     The lower bound is ||A x|| / ||x|| for the best x of a few Lanczos steps on A^H A that start from the wave of the
     largest block; the norms of this one product are taken anew.
 
@@ -156,6 +165,7 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     .. [4] L. Pfister, Y. Bresler, "Bounding multivariate trigonometric polynomials", IEEE Trans. Signal Process., 2019.
     .. [5] E. Grishina, M. Gorbunov, M. Rakhuba, "Tight and efficient upper bound on spectral norm of convolutional
        layers", ECCV 2024, arXiv:2409.11859: a bound of the kernel alone, by its tensor norm.
+    .. [6] S. M. Rump, "Verification of positive definiteness", BIT Numerical Mathematics 46, 2006.
 
     Examples
     --------

@@ -81,8 +81,9 @@ class Blocked:
 
     @property
     def entries(self) -> int:
-        """Numbers in the band of B^H B."""
-        return int(self.matrix.shape[1]) * (self.band + 1)
+        """Numbers in what is stored of B^H B."""
+        columns = int(self.matrix.shape[1])
+        return columns * (columns if _is_whole(columns, self.band) else self.band + 1)
 
     def dense(self) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
         """Each block, and its columns."""
