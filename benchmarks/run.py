@@ -57,6 +57,7 @@ def main() -> None:
         output("algebra.py", pinned=True),
         output("solvers.py", pinned=True),
         output("spectrum.py"),
+        output("norms.py"),
         output("solve.py", pinned=True),
         "### Kernels that are not separable, at real borders\n",
         output("motion.py", pinned=True),

@@ -348,14 +348,16 @@ def check_bytes(what: str, needed: int, instead: str) -> None:
     MemoryError
         If `needed` bytes are more than this machine has available.
     """
-    if needed <= _ALWAYS_FITS:
-        return
-    available = _available_memory()
-    if needed > available:
+    if not fits(needed):
         raise MemoryError(
-            f"{what} needs {needed} bytes ({needed / 2**30:.1f} GiB), and {available / 2**30:.1f} GiB are available: "
-            f"{instead}"
+            f"{what} needs {needed} bytes ({needed / 2**30:.1f} GiB), and {_available_memory() / 2**30:.1f} GiB are "
+            f"available: {instead}"
         )
+
+
+def fits(needed: int) -> bool:
+    """Whether this machine has so many bytes available."""
+    return needed <= _ALWAYS_FITS or needed <= _available_memory()
 
 
 _ALWAYS_FITS = 2**25

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convmat import matrix
 from convmat.geometry import Geometry, as_weight
 from convmat.matrix import axis_matrix, check_bytes
 from convmat.operators import Chain, Convolution, ConvTranspose, Crop, ImageOperator, Separable, Upsample
@@ -18,6 +19,7 @@ from convmat.products import Products
 from convmat.products.symbol import periodic, symbol
 from convmat.products.waves import Waves
 from convmat.spectrum.lanczos import BASIS, largest
+from convmat.spectrum.proof import GAIN, STEPS, WORK, affordable, blocks_for, proven_above
 from convmat.spectrum.scaling import near_one, times_power
 from convmat.spectrum.torus import EPS, TorusBound, embed, rounding, torus_bound
 from convmat.spectrum.values import (
@@ -70,14 +72,18 @@ def convolution_bounds(A: Convolution, rtol: float) -> tuple[float, float]:
     lower, upper = exact_bounds(geometry, kernel) or (0.0, math.inf)
     if upper > (1 + rtol) * lower:
         check_images(geometry.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
-        torus = torus_bound(geometry, kernel, rtol)
         products = Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked)
+        if found := cholesky_bounds(geometry, kernel, products, rtol, torus_work(geometry)):
+            return outwards(*found, int(powers.item()))
+        torus = torus_bound(geometry, kernel, rtol)
         lower = max(lower, lower_bound(geometry, kernel, products, torus, rtol))
         upper = min(upper, torus.upper)
         if upper > (1 + rtol) * lower:
             upper = min(upper, channel_bound(geometry, kernel))
         if upper > (1 + rtol) * lower:
             upper = min([upper, *schur_bounds(conv, kernel, (1 + rtol) * lower)])
+        if upper > (1 + rtol) * lower and (found := cholesky_bounds(geometry, kernel, products, rtol, WORK)):
+            lower, upper = max(lower, found[0]), min(upper, found[1])
     return outwards(lower, upper, int(powers.item()))
 
 
@@ -141,6 +147,29 @@ def wave_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float]
     each_piece(waves, polynomial, kernel.dtype, lambda _start, _stop, blocks: found.append(block_values(blocks).max()))
     slack, away = 8 * sum(polynomial.block[1:]) * EPS, rounding(polynomial, [line.period for line in waves.angles])
     return max(0.0, max(found) * (1 - slack) - away), max(found) * (1 + slack) + away
+
+
+def cholesky_bounds(
+    geometry: Geometry, kernel: NDArray[Any], products: Products, rtol: float, work: float
+) -> tuple[float, float] | None:
+    """Lanczos and one Cholesky decomposition of the explicit matrix, if that takes no more than so much work."""
+    if not affordable(geometry.shape, geometry.nnz, work):
+        return None
+    blocks = blocks_for(matrix.sparse(replace(geometry, channels=True, flip=False), kernel), work)
+    if blocks is None:
+        return None
+    x = np.random.default_rng(0).standard_normal((1, geometry.in_channels, *geometry.input_size)).astype(kernel.dtype)
+    found = largest(products.forward, lambda y: products.transpose(y.conj()).conj(), x, math.inf, GAIN, STEPS)
+    away = ulps(geometry, kernel) * EPS * magnitude(geometry, kernel)
+    return max(0.0, found - away), proven_above(blocks, found, away, rtol)
+
+
+def torus_work(geometry: Geometry) -> float:
+    """About how many multiplications `torus_bound` takes: some products of each block on the torus."""
+    rows, cols = geometry.out_channels // geometry.groups, geometry.in_channels // geometry.groups
+    cols *= math.prod(axis.stride for axis in geometry.axes)
+    points = math.prod(embed(axis).size for axis in geometry.axes)
+    return 50.0 * points * geometry.groups * rows * cols * min(rows, cols)
 
 
 def channel_bound(geometry: Geometry, kernel: NDArray[Any]) -> float:

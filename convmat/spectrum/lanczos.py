@@ -18,14 +18,18 @@ _RESTARTS = 8
 Product = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-def largest(forward: Product, adjoint: Product, x: NDArray[Any], target: float, gain: float) -> float:
+def largest(
+    forward: Product, adjoint: Product, x: NDArray[Any], target: float, gain: float, steps: int = BASIS
+) -> float:
     """||A x|| / ||x|| for the best x, until it reaches the target, or a restart gains less than a share of it.
+
+    The steps are those before a restart.
 
     The norms of this one product are taken anew: only its rounding is left to the caller.
     """
     best = 0.0
     for _ in range(_RESTARTS):
-        ritz, x = _lanczos(forward, adjoint, x, target)
+        ritz, x = _lanczos(forward, adjoint, x, target, steps)
         if ritz >= target or ritz <= best * (1 + gain):
             break
         best = ritz
@@ -33,15 +37,17 @@ def largest(forward: Product, adjoint: Product, x: NDArray[Any], target: float, 
     return float(np.linalg.norm(forward(x))) / size * (1 - 64 * EPS) if size > 0 else 0.0
 
 
-def _lanczos(forward: Product, adjoint: Product, x: NDArray[Any], target: float) -> tuple[float, NDArray[Any]]:
+def _lanczos(
+    forward: Product, adjoint: Product, x: NDArray[Any], target: float, steps: int
+) -> tuple[float, NDArray[Any]]:
     """Steps from x, until the largest Ritz value reaches the target: that value, its vector."""
     size = float(np.linalg.norm(x))
     if size == 0:
         return 0.0, x
     basis, left = [x / size], np.zeros(0)
-    bidiagonal = np.zeros((BASIS, BASIS))
+    bidiagonal = np.zeros((steps, steps))
     ritz, weights = 0.0, np.ones(1)
-    for j in range(BASIS):
+    for j in range(steps):
         image = forward(basis[j])
         if j:
             image = image - bidiagonal[j - 1, j] * left
@@ -49,7 +55,7 @@ def _lanczos(forward: Product, adjoint: Product, x: NDArray[Any], target: float)
         bidiagonal[j, j] = alpha
         _, sigma, vh = np.linalg.svd(bidiagonal[: j + 1, : j + 1])
         ritz, weights = float(sigma[0]), vh[0]
-        if ritz >= target or alpha <= EPS * ritz or j == BASIS - 1:
+        if ritz >= target or alpha <= EPS * ritz or j == steps - 1:
             break
         left = image / alpha
         back = adjoint(left) - alpha * basis[j]
