@@ -10,8 +10,10 @@ from scipy import optimize
 import convmat.solve.inverses.schwarz as schwarz
 from convmat import Conv1d, Conv2d, Conv3d, Diagonal, lcurve, tikhonov, vstack
 from convmat.solve import damping
-from convmat.solve.inverses import Problem
+from convmat.solve.inverses import Identity, Problem
+from convmat.solve.inverses.cg import conjugate_gradients
 from convmat.solve.inverses.choose import exact
+from convmat.solve.inverses.shifted import shifted_conjugate_gradients
 from convmat.solve.least_squares import gcv_curve
 from convmat.solve.limits import check_noise
 
@@ -201,6 +203,7 @@ def assert_path(A, R, dtype, method, rtol):
     assert x.shape == (len(DAMPS), 2, *A.input_shape)
     assert x.dtype == np.result_type(A.dtype, dtype)
     assert (info.method, info.converged, info.damp) == (method, True, DAMPS)
+    assert info.iterations == 0 or method.startswith("cg")
     dense = Dense(A, y, R)
     for damp, found in zip(DAMPS, x, strict=True):
         expected = dense.solution(damp).T
@@ -439,3 +442,34 @@ def test_pictures_of_dampings_refuse_what_lcurve_refuses():
                 draw(DRAWN, np.ones((12, 12)), damps)
         with pytest.raises(TypeError, match="A"):
             draw(np.eye(3), np.ones(3))
+
+
+# what a correction afterwards would hide ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_a_shifted_system_takes_the_steps_that_it_takes_alone(mode):
+    problem = Problem(blur(DIAGONAL, (24, 20), mode), 1.0)
+    right = problem.right_side(np.stack([data(problem.operator, 0.01, seed) for seed in range(2)])[:, None])
+    damps = [0.5, 0.02, 0.1]
+    together = shifted_conjugate_gradients(problem, right, damps, rtol=1e-9, maxiter=2000)
+    for damp, found in zip(damps, together, strict=True):
+        alone = problem.damped(damp)
+        expected = conjugate_gradients(alone, right, Identity(alone), rtol=1e-9, maxiter=2000)
+        assert abs(found.iterations - expected.iterations) <= 2
+        np.testing.assert_allclose(found.x, expected.x, atol=1e-7 * np.abs(expected.x).max())
+
+
+def test_a_regularizer_without_a_closed_form_begins_at_the_start(no_direct):
+    A, R = blur(DIAGONAL, (9, 11), "reflect"), Conv2d(LAPLACIAN, (9, 11), padding=1, padding_mode="replicate")
+    y = 1e9 * data(A, 0.01, 0)
+    (x,), info = tikhonov(A, y, [0.1], regularizer=R, rtol=1e-11)
+    _, again = tikhonov(A, y, [0.1], regularizer=R, rtol=1e-6, x0=x)
+    assert again.iterations <= 2 < info.iterations
+
+
+def test_the_trace_is_the_mean_over_random_signs(no_direct):
+    A = blur(DIAGONAL, (10, 10), "reflect")
+    y = data(A, 0.01, 0)
+    probed = Dense(A, y, None, damping._probes(Problem(A, 1.0), y.dtype))
+    np.testing.assert_allclose(gcv_curve(A, y, [0.05, 0.2]), [probed.gcv(0.05), probed.gcv(0.2)], rtol=1e-4)
