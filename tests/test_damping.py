@@ -287,7 +287,7 @@ def test_real_operators_take_complex_data_as_two_images():
     assert tikhonov(A, y, "gcv")[1].damp == pytest.approx(together.damp, rel=1e-6)
 
 
-@pytest.mark.parametrize(("a", "y", "r"), [(0, 600, 0), (500, 0, 0), (0, 0, 400), (-300, 600, 100)])
+@pytest.mark.parametrize(("a", "y", "r"), [(0, 600, 0), (0, -900, 0), (500, 0, 0), (0, 0, 400), (-300, 600, 100)])
 def test_powers_of_two_in_the_numbers_are_powers_of_two_in_the_damp(a, y, r):
     A, R = blur(even(1), (9, 9), "symmetric"), Conv2d(LAPLACIAN, (9, 9), padding=1, padding_mode="symmetric")
     scaled, far = 2.0**a * A, 2.0**r * R
@@ -386,6 +386,26 @@ def test_lcurve_wants_positive_numbers():
             lcurve(SMALL, np.ones((9, 11)), damps)
     with pytest.raises(TypeError):
         check_noise(True)
+
+
+def test_far_numbers_get_sentences_and_not_overflows():
+    tiny = 2.0**-900 * SMALL
+    y = tiny.apply(np.ones((9, 11)))
+    with pytest.raises(ValueError, match="noise: of this size"):
+        tikhonov(tiny, y, "discrepancy", noise=1e300)
+    with pytest.raises(ValueError, match="within a factor"):
+        lcurve(tiny, y, [1.0, 1e300])
+    x, info = tikhonov(tiny, y, [2.0**-905, 1e300])
+    assert info.converged
+    np.testing.assert_allclose(x[0], tikhonov(tiny, y, 2.0**-905)[0], atol=1e-9)
+
+
+def test_a_callback_sees_the_corrections_of_a_chosen_damp(no_direct):
+    A = blur(DIAGONAL, (9, 11), "reflect")
+    y, seen = data(A, 0.01, 0), []
+    x, info = tikhonov(A, y, "gcv", callback=seen.append)
+    assert len(seen) == info.iterations > 0
+    np.testing.assert_array_equal(seen[-1], x)
 
 
 def test_paths_of_no_images():

@@ -25,7 +25,7 @@ from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.shifted import shifted_conjugate_gradients
 from convmat.solve.limits import check_damp, check_maxiter, check_noise, check_rtol
 from convmat.solve.solver import problem_of, split
-from convmat.spectrum.scaling import as_dtype, near_one, times_power
+from convmat.spectrum.scaling import as_dtype, near_one, times_power, times_two_to
 
 Report = Callable[[NDArray[Any]], object]
 Images = Callable[[NDArray[Any]], NDArray[Any]]
@@ -227,14 +227,14 @@ def tikhonov(
         shared = _Shared.of(given, data)
         damps = shared.chosen(rule, std, most)
         if shared.modes is not None:
-            (solved,) = _path(shared, (damps,), start, rtol, most)
+            (solved,) = _path(shared, (damps,), start, rtol, most, callback)
             return solved.x, SolveInfo(solved.method, *solved.told(rtol), damps)
     if not len(data.images):
         return _of_nothing(data, damps)
     if isinstance(damps, float):
         solved = _one(given, data, damps, start, rtol, most, callback)
         return solved.x, SolveInfo(solved.method, *solved.told(rtol), damps)
-    path = _path(_Shared.of(given, data), damps, start, rtol, most)
+    path = _path(_Shared.of(given, data), damps, start, rtol, most, None)
     words = ", ".join(dict.fromkeys(one.method for one in path))
     worst = _Solved(path[0].x, words, *(max(values) for values in zip(*(one.numbers for one in path), strict=True)))
     return np.stack([one.x for one in path]), SolveInfo(words, *worst.told(rtol), damps)
@@ -317,7 +317,10 @@ def _sums(
         raise ValueError(f"damps={damps!r} must be a sequence of positive numbers")
     given = problem_of(A, 1.0, regularizer)
     shared = _Shared.of(given, _Data.of(A, given, y))
-    return shared, tuple(math.ldexp(damp, shared.r - shared.a) for damp in wanted)
+    scaled = tuple(times_two_to(damp, shared.r - shared.a) for damp in wanted)
+    if not 1 / _FAR < min(scaled) <= max(scaled) < _FAR:
+        raise ValueError(f"damps={damps!r} must be within a factor of {_FAR:.0e} of the numbers of A over those of R")
+    return shared, scaled
 
 
 @dataclass(frozen=True)
@@ -353,7 +356,7 @@ class _Data:
 
     def together(self) -> tuple[NDArray[Any], int]:
         """All images divided by one power of two, and its exponent."""
-        most = int(self.powers.max(initial=0))
+        most = int(self.powers.max()) if len(self.powers) else 0
         return times_power(self.images, (self.powers - most).reshape(-1, *(1,) * (self.images.ndim - 1))), most
 
     def start(self, x0: ArrayLike) -> NDArray[Any]:
@@ -483,16 +486,22 @@ class _Shared:
         """The damp that a rule takes."""
         if not self.images.any():
             raise ValueError(f"damp={rule!r} is chosen by the data, and y has none: all of it is zero")
-        size = None if noise is None else math.ldexp(noise, -self.exponent) * math.sqrt(self.data.entries)
+        size = None if noise is None else times_two_to(noise, -self.exponent) * math.sqrt(self.data.entries)
         return math.ldexp(chosen(rule, self.unit, self.modes, self.images, size, most), self.a - self.r)
 
 
 def _path(
-    shared: _Shared, damps: tuple[float, ...], start: NDArray[Any] | None, rtol: float, most: int
+    shared: _Shared,
+    damps: tuple[float, ...],
+    start: NDArray[Any] | None,
+    rtol: float,
+    most: int,
+    callback: Report | None,
 ) -> list[_Solved]:
     """The solutions for several dampings."""
     unit, data, powers = shared.unit, shared.data, shared.exponent - shared.a
-    scaled = {damp: math.ldexp(damp, shared.r - shared.a) for damp in damps}
+    report = None if callback is None else (lambda x: callback(data.result(x, powers)))
+    scaled = {damp: times_two_to(damp, shared.r - shared.a) for damp in damps}
     near = sorted({damp for damp in damps if 1 / _FAR < scaled[damp] < _FAR}, reverse=True)
     found = {damp: _one(shared.given, data, damp, start, rtol, most, None) for damp in set(damps) - set(near)}
     right, begin = unit.right_side(shared.images), None
@@ -511,7 +520,7 @@ def _path(
             begin = shared.modes.solution(scaled[damp])
         else:
             inverse = choose(problem, rtol)
-        solution = conjugate_gradients(problem, right, inverse, start=begin, rtol=rtol, maxiter=most)
+        solution = conjugate_gradients(problem, right, inverse, start=begin, rtol=rtol, maxiter=most, callback=report)
         found[damp], begin = _Solved.of(data, solution, powers, _method(inverse, solution, rtol)), solution.x
     return [found[damp] for damp in damps]
 

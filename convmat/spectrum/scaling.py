@@ -42,6 +42,14 @@ def times_power(values: NDArray[Any], exponents: ArrayLike) -> NDArray[Any]:
     return np.ascontiguousarray(scaled).view(values.dtype)[..., 0]
 
 
+def times_two_to(number: float, exponent: int) -> float:
+    """A number times 2^exponent: infinite beyond the largest."""
+    try:
+        return math.ldexp(number, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
 def as_dtype(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """The values rounded to a dtype: infinite where they are beyond it, without a warning."""
     with np.errstate(over="ignore", under="ignore"):
