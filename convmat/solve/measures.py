@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
 from convmat.solve.inverses.modes import Modes
 from convmat.solve.inverses.problem import Problem
@@ -147,7 +146,8 @@ def by_bidiagonalisation(
 def _quadrature(alphas: NDArray[Any], betas: NDArray[Any], first: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """The places and weights of B B^H, where B has the diagonal alpha and beta below it, from the first vector."""
     diagonal = np.concatenate([alphas**2, [0.0]]) + np.concatenate([[0.0], betas**2])
-    values, vectors = linalg.eigh_tridiagonal(diagonal, alphas * betas, lapack_driver="stevd")  # stemr fails at times
+    beside = alphas * betas
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, -1))  # what is for tridiagonal ones may fail
     places = np.where(values > np.finfo(np.float64).eps * diagonal.max(initial=0), values, 0)
     return places, (first * vectors[0]) ** 2
 
