@@ -3,8 +3,7 @@ A network, verified
 ===================
 
 A convolution, ReLU, a convolution, ReLU, a linear layer: with the convolutions as explicit sparse matrices, what the
-network can answer when each pixel moves by at most eps is a question of linear programming; `affine_pieces` makes the
-matrices. Three bounds of its scores,
+network can answer when each pixel moves by at most eps is a question of linear programming. Three bounds of its scores,
 each inside the one before, all certain (to rounding): intervals; a linear programme, where a triangle stands for each
 ReLU that may switch; and the exact range, by a small programme for each way in which these ReLUs can switch.
 """
@@ -15,22 +14,20 @@ from typing import NamedTuple
 
 import numpy as np
 from _picture import save_picture
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.optimize import linprog, minimize
 from scipy.sparse import block_array, csr_array, diags_array, eye_array, vstack
+from scipy.special import log_softmax
 
-from convmat import affine_pieces, plot
-
-try:
-    import torch
-    from torch import nn
-except ImportError:
-    raise SystemExit("This example needs torch: pip install 'convmat[torch]'") from None
+from convmat import Conv2d, plot
 
 CLASSES = ("horizontal", "vertical", "rising")
 NORMALS = np.array([[1.0, 0.0], [0.0, 1.0], [math.sqrt(0.5), math.sqrt(0.5)]])
+SHAPES = {"W1": (3, 1, 3, 3), "b1": (3,), "W2": (4, 3, 3, 3), "b2": (4,), "W3": (3, 16), "b3": (3,)}
 
 # %%
-# The task: which way does a stroke run? Three classes, 8 x 8 pixels. The network is trained by L-BFGS.
+# The task: which way does a stroke run? Three classes, 8 x 8 pixels. The network is trained by L-BFGS; its
+# gradient is made of transposed convolutions and of the adjoints of the weight operators.
 
 
 def strokes(count, rng):
@@ -43,33 +40,58 @@ def strokes(count, rng):
     return images[:, None], label
 
 
-def trained(x, label, rng, decay=5e-3):
-    """The network, 8 x 8 -> 3 x 4 x 4 -> 4 x 2 x 2 -> 3, and its cross-entropy with weight decay."""
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(),
-        nn.Flatten(), nn.Linear(16, len(CLASSES)),
-    ).double()  # fmt: skip
-    parameters, images, classes = list(net.parameters()), torch.from_numpy(x), torch.from_numpy(label)
-    scale = [math.sqrt(2 / p[0].numel()) if p.ndim > 1 else 0 for p in parameters]
-    start = [s * rng.standard_normal(p.numel()) for s, p in zip(scale, parameters, strict=True)]
-
-    def loss(theta):
-        nn.utils.vector_to_parameters(torch.tensor(theta), parameters)
-        value = nn.functional.cross_entropy(net(images), classes)
-        gradient = nn.utils.parameters_to_vector(torch.autograd.grad(value, parameters)).numpy()
-        return value.item() + 0.5 * decay * theta @ theta, gradient + decay * theta
-
-    found = minimize(loss, np.concatenate(start), jac=True, method="L-BFGS-B", options={"maxiter": 60})
-    nn.utils.vector_to_parameters(torch.from_numpy(found.x), parameters)
-    return net, found.fun
+def unpack(theta):
+    """The weights and biases of a network, from one vector."""
+    ends = np.cumsum([math.prod(shape) for shape in SHAPES.values()])
+    parts = np.split(theta, ends[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
 
 
-def activations(net, x):
+def convolutions(p):
+    """The two convolutions: 8 x 8 -> 3 x 4 x 4, with stride 2, -> 4 x 2 x 2."""
+    C1 = Conv2d(p["W1"], (8, 8), stride=2, padding=1, method="matrix")
+    return C1, Conv2d(p["W2"], C1.geometry.output_size, method="matrix")
+
+
+def activations(p, x):
     """What the layers give before ReLU, for a batch of images, and the scores."""
-    with torch.no_grad():
-        z1 = net[0](torch.from_numpy(x))
-        z2 = net[1:3](z1)
-        return z1.numpy(), z2.numpy(), net[3:](z2).numpy()
+    C1, C2 = convolutions(p)
+    z1 = C1.apply(x) + p["b1"][:, None, None]
+    z2 = C2.apply(np.maximum(z1, 0)) + p["b2"][:, None, None]
+    return z1, z2, np.maximum(z2, 0).reshape(len(x), -1) @ p["W3"].T + p["b3"]
+
+
+def weight_gradient(A, x, d):
+    """The sum over a batch of ``A.weight_operator(x).H @ d``, in one product."""
+    g = A.geometry
+    windows = sliding_window_view(np.pad(x, ((0, 0), (0, 0), *g.padding)), g.kernel_size, axis=(2, 3))
+    windows = windows[:, :, :: g.stride[0], :: g.stride[1]]
+    return np.einsum("nomp,ncmpij->ocij", d, windows, optimize=True)
+
+
+def loss(theta, x, label, decay=5e-3):
+    """Cross-entropy with weight decay, and its gradient."""
+    p = unpack(theta)
+    C1, C2 = convolutions(p)
+    z1, z2, scores = activations(p, x)
+    h1, h2 = np.maximum(z1, 0), np.maximum(z2, 0).reshape(len(x), -1)
+    logs = log_softmax(scores, axis=1)
+    each = np.arange(len(x))
+    d3 = np.exp(logs)
+    d3[each, label] -= 1
+    d3 /= len(x)
+    d2 = (d3 @ p["W3"]).reshape(z2.shape) * (z2 > 0)
+    d1 = C2.T.apply(d2) * (z1 > 0)
+    gradient = {
+        "W1": weight_gradient(C1, x, d1),
+        "b1": d1.sum(axis=(0, 2, 3)),
+        "W2": weight_gradient(C2, h1, d2),
+        "b2": d2.sum(axis=(0, 2, 3)),
+        "W3": d3.T @ h2,
+        "b3": d3.sum(axis=0),
+    }
+    flat = np.concatenate([gradient[name].ravel() for name in SHAPES])
+    return -logs[each, label].mean() + 0.5 * decay * theta @ theta, flat + decay * theta
 
 
 # %%
@@ -84,6 +106,13 @@ class Affine(NamedTuple):
 
     def __call__(self, h):
         return self.S @ h + self.b
+
+
+def matrices(p):
+    """The three layers; a bias of a channel becomes one for each of its pixels."""
+    C1, C2 = convolutions(p)
+    per_pixel = [np.repeat(p[b], math.prod(C.geometry.output_size)) for C, b in ((C1, "b1"), (C2, "b2"))]
+    return Affine(C1.tosparse(), per_pixel[0]), Affine(C2.tosparse(), per_pixel[1]), Affine(csr_array(p["W3"]), p["b3"])
 
 
 def margins(last, true):
@@ -222,20 +251,29 @@ def check(holds, what):
 # Train, and take the stroke of 600 new ones of which the network is least certain, though right.
 
 rng = np.random.default_rng(3)
-net, loss = trained(*strokes(300, rng), rng)
+x, label = strokes(300, rng)
+scale = {name: math.sqrt(2 / math.prod(shape[1:])) if len(shape) > 1 else 0 for name, shape in SHAPES.items()}
+start = np.concatenate([scale[name] * rng.standard_normal(math.prod(shape)) for name, shape in SHAPES.items()])
+trained = minimize(loss, start, args=(x, label), jac=True, method="L-BFGS-B", options={"maxiter": 60})
+p = unpack(trained.x)
 
 x, label = strokes(600, rng)
-scores = activations(net, x)[2]
+scores = activations(p, x)[2]
 own = scores[np.arange(len(x)), label]
 lead = own - np.where(np.arange(3) == label[:, None], -np.inf, scores).max(axis=1)
-print(f"trained to a loss of {loss:.4f}; of {len(x)} new strokes, {np.mean(lead > 0):.1%} are told right")
+print(f"trained to a loss of {trained.fun:.4f}; of {len(x)} new strokes, {np.mean(lead > 0):.1%} are told right")
 
 hardest = int(np.argmin(np.where(lead > 0, lead, np.inf)))
 image, true = x[hardest].ravel(), int(label[hardest])
 others = [name for k, name in enumerate(CLASSES) if k != true]
-first, second, last = (Affine(piece.operator.tosparse(), piece.offset) for piece in affine_pieces(net, (8, 8))[::2])
-layers = first, second, margins(last, true)
+layers = matrices(p)
+layers = (*layers[:2], margins(layers[2], true))
 print("the layers: " + ", ".join(f"{S.shape[0]} x {S.shape[1]}, {S.nnz} entries" for S, _ in layers))
+
+C1 = convolutions(p)[0]
+d = rng.standard_normal((1, *C1.output_shape))
+of_operator = (C1.weight_operator(x[0]).H @ d.ravel()).reshape(p["W1"].shape)
+check(np.allclose(weight_gradient(C1, x[:1], d), of_operator), "the gradient is the adjoint of the weight operator")
 
 # %%
 # The range of each margin, the score of the true class minus another one: if it is positive, the answer cannot change.
@@ -248,7 +286,7 @@ def sampled(eps, count=4000):
     """The range of the margins over random images within eps, a half of them corners, by the network itself."""
     moves = rng.uniform(-eps, eps, (count, len(image)))
     moves[::2] = eps * np.sign(moves[::2])
-    z1, z2, scores = activations(net, (image + moves).reshape(-1, 1, 8, 8))
+    z1, z2, scores = activations(p, (image + moves).reshape(-1, 1, 8, 8))
     found = scores[:, [true]] - np.delete(scores, true, axis=1)
     return (found.min(axis=0), found.max(axis=0)), (z1.reshape(count, -1), z2.reshape(count, -1))
 
@@ -276,7 +314,7 @@ for eps in RADII:
     for z, (low, up) in zip(inner, tight[:2], strict=True):
         check(np.all(z >= low - 1e-9) and np.all(z <= up + 1e-9), f"no sampled z leaves its bounds at eps={eps}")
     for k, point in enumerate(worst):
-        reached = activations(net, point.reshape(1, 1, 8, 8))[2][0]
+        reached = activations(p, point.reshape(1, 1, 8, 8))[2][0]
         gap = reached[true] - np.delete(reached, true)[k] - ends[0][k]
         check(
             abs(gap) < 1e-6 and np.abs(point - image).max() <= eps + 1e-9, f"the network reaches the bound at eps={eps}"

@@ -26,10 +26,10 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the examples in docstrings, those of MPI are skipped here, and without PyTorch those of its module."""
+    """Of the examples in docstrings, those of MPI are skipped here, and without PyTorch those of its modules."""
     skipped = {"pylops_mpi.py": "runs on two ranks, in tests/scale"}
     if importlib.util.find_spec("torch") is None:
-        skipped["torch.py"] = "needs PyTorch"
+        skipped |= {"torch.py": "needs PyTorch", "torch_models.py": "needs PyTorch"}
     for item in items:
         if isinstance(item, pytest.DoctestItem) and item.path.name in skipped:
             item.add_marker(pytest.mark.skip(reason=skipped[item.path.name]))
