@@ -115,7 +115,7 @@ class _Summed:
         return np.geomspace(10 * largest, smallest, math.ceil(_PER_DECADE * decades))
 
 
-class _Solved:
+class _SolvedFor:
     """The same sums from solutions, of the data and of random vectors, for one damping after the other."""
 
     def __init__(self, problem: Problem, y: NDArray[Any], probes: NDArray[Any]) -> None:
@@ -230,7 +230,7 @@ def _settled(
         return wanted(_Summed(of_modes(modes, _norm(y) ** 2, problem.operator.shape[0])))
     probes = _probes(problem, y.dtype) if probed else None
     if problem.regularizer is not None:
-        return wanted(_Solved(problem, y, probes if probes is not None else y[:0]))
+        return wanted(_SolvedFor(problem, y, probes if probes is not None else y[:0]))
     before, found, agreed = None, None, 0
     for measures in by_bidiagonalisation(problem, y, probes, min(most, _LONGEST)):
         before, found = found, wanted(_Summed(measures))
