@@ -173,7 +173,7 @@ def above(gram: Gram, lower: float, rtol: float) -> float:
     columns, gap = gram.parts[0].shape[1], min(TIGHT, rtol / 4)
     noise = columns * (gram.band + 8) * EPS
     away = (gram.terms + 8) * EPS * gram.frobenius**2
-    c = max(lower**2, gram.frobenius**2 / columns) + away
+    c = max(lower**2, *(float(_diagonal(part, gram.band).real.mean()) for part in gram.parts)) + away
     while not all(_has_factor(part, c * (1 + gap + 2 * noise), gram.band) for part in gram.parts):
         c, gap = c * (1 + gap + 2 * noise), gap * _WIDER
     return math.sqrt(c * (1 + gap + 2 * noise) * (1 + 2 * noise) + away) * (1 + 4 * EPS)
@@ -200,11 +200,15 @@ def is_whole(columns: int, band: int) -> bool:
     return 2 * band > columns
 
 
+def _diagonal(gram: NDArray[Any], band: int) -> NDArray[Any]:
+    return np.einsum("ii->i", gram) if is_whole(gram.shape[1], band) else gram[0]
+
+
 def _has_factor(gram: NDArray[Any], c: float, band: int) -> bool:
     """Whether c - G has a Cholesky decomposition."""
     shifted = -gram
     whole = is_whole(gram.shape[1], band)
-    diagonal = np.einsum("ii->i", shifted) if whole else shifted[0]
+    diagonal = _diagonal(shifted, band)
     diagonal += c
     try:
         if whole:
