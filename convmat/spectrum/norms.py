@@ -75,7 +75,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     ValueError
         If rtol is not positive, a weight is not finite, or a part of another class is large and has no `tosparse`.
     MemoryError
-        If a dozen images of the size of the input do not fit: the lower bound is measured by products A x.
+        If a dozen images of the size of the input do not fit: the lower bound is measured by products A x. For one
+        convolution, of which a smaller image says enough, of the size of that.
 
     See Also
     --------
@@ -127,6 +128,19 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     times. This bound may exceed the norm by as much as ||Pad||: if border samples are copied once, by 2^(D/2). With
     "antireflect" padding ||Pad||^2 is the product of 4 p + 2 or little more over the axes, and the bound is wide.
 
+    *Small maps.* With zeros beyond the border, the waves on which the symbol is largest fill the torus, and the image
+    does not. Let G = C^H C, c what is to be proven, and M = c - G + W W^H positive definite, with the eigenvectors of G
+    near c or above as W. Then ||A||^2 <= c max(1, lambda), lambda the largest eigenvalue of V^H M^-1 V, for every V that
+    equals W inside the image. Outside, conjugate gradients find what makes lambda least; what it is then, is proven.
+    This halves what the torus leaves, and more: to 1 % on 7 x 7.
+
+    *Large images.* What is far apart does not meet: with a window of w samples put at every place,
+    ||A||^2 <= max ||A P||^2 + ||A^H A o (1 - rho)||, over the samples P of each window, rho the autocorrelation of the
+    window and o the product entry by entry (the localisation formula of Ismagilov, Morgan and Simon [7]_). Each A P is
+    one of a smaller image, with the same borders and w samples between them, whose norm is taken by Cholesky or Schur;
+    the rest falls as 1 / w^2. So signed kernels have close bounds at borders that reflect, and the time does not grow
+    with the image: the lower bound is that of a smaller one, too, of images that can be cut and moved apart.
+
     *Schur test.* For any positive q, ||A||^2 <= || |A| ||^2 <= max_n (|A|^T |A| q)_n / q_n (Collatz and Wielandt),
     which power iteration makes tight for weights of one sign, under every padding mode that copies. Its first step,
     q = 1, is at most ||A||_1 ||A||_inf.
@@ -166,6 +180,7 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     .. [5] E. Grishina, M. Gorbunov, M. Rakhuba, "Tight and efficient upper bound on spectral norm of convolutional
        layers", ECCV 2024, arXiv:2409.11859: a bound of the kernel alone, by its tensor norm.
     .. [6] S. M. Rump, "Verification of positive definiteness", BIT Numerical Mathematics 46, 2006.
+    .. [7] H. L. Cycon, R. G. Froese, W. Kirsch, B. Simon, "Schroedinger operators", 1987, section 3.1.
 
     Examples
     --------

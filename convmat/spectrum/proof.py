@@ -201,7 +201,8 @@ def is_whole(columns: int, band: int) -> bool:
 
 
 def _diagonal(gram: NDArray[Any], band: int) -> NDArray[Any]:
-    return np.einsum("ii->i", gram) if is_whole(gram.shape[1], band) else gram[0]
+    diagonal: NDArray[Any] = np.einsum("ii->i", gram) if is_whole(gram.shape[1], band) else gram[0]
+    return diagonal
 
 
 def _has_factor(gram: NDArray[Any], c: float, band: int) -> bool:
