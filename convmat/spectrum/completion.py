@@ -72,7 +72,7 @@ def completed_bound(geometry: Geometry, kernel: NDArray[Any], lower: float, rtol
         return math.inf
     if points > _POINTS or points * groups * rows * cols > _NUMBERS:
         return math.inf
-    if not fits(16 * points * order * max(8 * order, 6 * _WAVES)):
+    if not fits(128 * max(points * order**2, _NUMBERS)):
         return math.inf
     inside = _inside(geometry, [list(p) for p in polynomial.phases], sizes, rows < cols)
     half = stored(sizes[0], real and geometry.ndim == 1)
@@ -136,7 +136,10 @@ class Torus:
 
         Pool().run(piece, [(at, at + 1) for at in range(len(flat))], workers())
         kept = np.flatnonzero(count)
-        if any(waves[at] is None for at in kept) or sum(waves[at].shape[1] * count[at] for at in kept) > _WAVES:
+        if any(waves[at] is None for at in kept):
+            return math.inf
+        columns = sum(waves[at].shape[1] * int(count[at]) for at in kept)
+        if columns > min(_WAVES, _NUMBERS // (math.prod(self.sizes) * order)):
             return math.inf
         for at in np.flatnonzero(count == 0):
             shifted[at], inverse[at] = shifted[mirror[at]].conj(), inverse[mirror[at]].conj()
