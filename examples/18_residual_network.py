@@ -125,7 +125,7 @@ def steepest(A, steps=15):
     return x.reshape(A.input_shape)
 
 
-def largest_jacobian(blocks, start, trials=3):
+def largest_jacobian(blocks, start, trials=2):
     """The largest norm of a Jacobian found, between bounds that are proven."""
     found = (0.0, 0.0)
     for x in start[:trials]:
