@@ -97,7 +97,7 @@ def condensed(A: ImageOperator) -> ImageOperator:
     """
     if not isinstance(A, Chain | Sum | Scaled | Blocks):
         return A
-    given = A.terms() if isinstance(A, Sum) else parts_of(A)
+    given = parts_of(A)
     parts = [condensed(part) for part in given]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         if isinstance(A, Chain):

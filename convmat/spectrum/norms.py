@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
-from convmat.matrix import axis_matrix
+from convmat.matrix import axis_matrix, fits
 from convmat.operators.algebra import BlockDiagonal, Blocks, Chain, HStack, Scaled, Sum, VStack
 from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.blocks import block
@@ -47,6 +47,9 @@ Bounded = Callable[[ImageOperator, float], Bounds]
 
 CHEAP = 2**22
 """Entries of all parts together, as if they were dense, up to which a small matrix is built from them."""
+
+_BYTES = 48
+"""Memory for each entry of an explicit matrix of a tree, while it is put together and proven."""
 
 _FEW_FACTORS = 8
 """Factors of a chain up to which neighbours are taken together."""
@@ -207,18 +210,17 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
 
 
 def _bounds(A: ImageOperator, rtol: float) -> Bounds:
-    """Those of the simplified operator, the lower one measured where its structure says too little."""
+    """Those of an equal operator of fewer parts, the lower one measured where its structure says too little."""
     if (half := half_of(A)) is not None:
         return _squared(_bounds(half, rtol / 2))
     B = _condensed(simplify(A))
     lower, upper = _known(B, rtol)
-    if _tame(B):
+    if _tame(B) and not isinstance(B, Convolution):  # of which all that follows is known
         if upper > (1 + rtol) * lower:
             lower = max(lower, _measured(B, upper, rtol))
-        if not isinstance(B, Convolution):
-            lower, upper = _as_a_whole(B, (lower, upper), rtol)
-            if upper > (1 + rtol) * lower:
-                upper = min(upper, _closer(B, rtol))
+        lower, upper = _as_a_whole(B, (lower, upper), rtol)
+        if upper > (1 + rtol) * lower:
+            upper = min(upper, _closer(B, rtol))
     away = 0.0 if B is A else rounding(A).error  # simplifying rounds no more than a product does
     return max(0.0, lower - away), upper + away
 
@@ -234,7 +236,7 @@ def _as_a_whole(A: ImageOperator, known: Bounds, rtol: float) -> Bounds:
     lower, upper = known
     if upper > (1 + rtol) * lower:
         upper = min(upper, _schur(A, (1 + rtol) * lower))
-    if upper > (1 + rtol) * lower and affordable(A.shape, _most_entries(A)):
+    if upper > (1 + rtol) * lower and affordable(A.shape, entries := _most_entries(A)) and fits(_BYTES * entries):
         below, above = _proven_as_matrix(A, rtol)
         lower, upper = max(lower, below), min(upper, above)
     return lower, upper
