@@ -156,3 +156,18 @@ def test_bounds_of_a_long_signal_are_those_of_its_matrix():
             lower, upper = norm_bounds(A, rtol=0.04)
         truth = norm(A.toarray())
         assert lower <= truth * (1 + PLACES) <= upper * (1 + 2 * PLACES) <= 1.08 * lower
+
+
+@tries(200, deadline=None)
+@given(layers(dtypes=(np.float64, np.complex128)))
+def test_bands_of_products_of_taps_prove_the_norm(layer):
+    from convmat.spectrum.grams import banded
+    from convmat.spectrum.proof import above
+
+    A = layer.operator()
+    truth = norm(A.toarray())
+    gram = banded(A.geometry, A.geometry.kernel(A.weight), np.inf)
+    assert truth <= above(gram, truth * (1 - 1e-9), 1e-2) * (1 + 1e-14)
+    if truth > 0:
+        assert above(gram, truth * (1 - 1e-9), 1e-2) <= truth * (1 + 1e-6)
+    assert gram.frobenius >= np.linalg.norm(np.abs(A.toarray())) / np.sqrt(A.geometry.groups) * (1 - 1e-12)

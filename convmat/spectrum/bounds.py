@@ -20,8 +20,9 @@ from convmat.products import Products
 from convmat.products.symbol import periodic, symbol
 from convmat.products.waves import Waves
 from convmat.spectrum.completion import completed_bound
+from convmat.spectrum.grams import banded
 from convmat.spectrum.lanczos import BASIS, largest
-from convmat.spectrum.proof import GAIN, STEPS, WORK, affordable, blocks_for, proven_above
+from convmat.spectrum.proof import GAIN, STEPS, WORK, above, affordable, blocks_for, proven_above
 from convmat.spectrum.scaling import near_one, times_power
 from convmat.spectrum.torus import EPS, TorusBound, embed, rounding, torus_bound
 from convmat.spectrum.values import (
@@ -53,6 +54,9 @@ _FEW_BLOCKS = 12
 
 _PLENTY, _SPANS = 200, 3.3
 """Samples of an axis, and spans of the kernel over sqrt(rtol), beyond which a larger image hardly has a larger norm."""
+
+_MANY_CHANNELS = 8
+"""Channels of a group from which on A^H A is made of products of taps, and not from the matrix."""
 
 _SWEEPS = 20
 """Steps of the power iteration with absolute weights."""
@@ -172,10 +176,16 @@ def wave_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float]
 
 
 def cholesky_bounds(conv: Convolution, kernel: NDArray[Any], rtol: float, work: float) -> tuple[float, float] | None:
-    """Lanczos and one Cholesky decomposition of the explicit matrix, if that takes no more than so much work."""
+    """Lanczos and one Cholesky decomposition of A^H A, if that takes no more than so much work."""
     geometry = conv.geometry
     if not affordable(geometry.shape, geometry.nnz, work) or band_work(geometry) > 2 * work:
         return None
+    if min(len(kernel) // geometry.groups, kernel.shape[1]) >= _MANY_CHANNELS:
+        gram = banded(geometry, kernel, work)
+        if gram is None:
+            return None
+        lower = closest(conv, kernel, [None] * geometry.ndim)
+        return lower, above(gram, lower, rtol)
     blocks = blocks_for(matrix.sparse(replace(geometry, channels=True, flip=False), kernel), work)
     if blocks is None:
         return None

@@ -142,7 +142,7 @@ class Torus:
             shifted[at], inverse[at] = shifted[mirror[at]].conj(), inverse[mirror[at]].conj()
         W = self._columns(waves, count)
         share = self._completed(W, shifted, inverse, c, mu, enough / c) if W.size else 1.0
-        return (c + slack) * share
+        return float((c + slack) * share)
 
     def _mirrored(self) -> NDArray[np.intp]:
         """For each frequency that is kept, the kept one that is its negative, or else itself."""

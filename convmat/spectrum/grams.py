@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.geometry import Geometry
+from convmat.matrix import fits
+from convmat.spectrum.proof import Gram, is_whole
 from convmat.taps import Index, joint_reads
 
 _FEW = 16
@@ -82,6 +84,61 @@ def blocks(geometry: Geometry, kernel: NDArray[Any], pairs: Pairs, outputs: bool
         for key, tap, times in zip(at[order], pairs.taps[order], pairs.times[order], strict=True):
             found[key] += products[tap] if times == 1 else times * products[tap]
     return keys // places, keys % places, found
+
+
+def banded(geometry: Geometry, kernel: NDArray[Any], work: float) -> Gram | None:
+    """A^H A, or A A^H if that is smaller, for a Cholesky decomposition of so many multiplications at most."""
+    outputs = smaller_side(geometry)
+    pairs = Pairs.of(geometry, outputs)
+    size, channels = (
+        (geometry.output_size, geometry.out_channels) if outputs else (geometry.input_size, geometry.in_channels)
+    )  # fmt: skip
+    width, places = channels // geometry.groups, math.prod(size)
+    columns = width * places
+    orders = [_line_by_line(size, axis) for axis in range(len(size))]
+    spans = [int(np.abs(order[pairs.first] - order[pairs.second]).max(initial=0)) for order in orders]
+    order, band = orders[int(np.argmin(spans))], min(spans) * width + width - 1
+    stored = columns * (columns if is_whole(columns, band) else band + 1)
+    if geometry.groups * columns * band * min(band, columns / 3) / 2 > work or not fits(24 * geometry.groups * stored):
+        return None
+    first, second = order[pairs.first], order[pairs.second]
+    lower = first >= second
+    terms = sorted(zip(first[lower], second[lower], pairs.taps[lower], pairs.times[lower], strict=True))
+    products = tap_products(geometry, kernel, outputs)
+    step = columns if is_whole(columns, band) else band
+    parts = []
+    for group in range(geometry.groups):
+        flat = np.zeros(stored, dtype=products.dtype)
+        # entry (i, j) at i + step j; above the diagonal, that is another entry
+        square = np.lib.stride_tricks.as_strided(flat, (columns, columns), (flat.itemsize, flat.itemsize * step))
+        for i, j, taps, times in terms:
+            block = products[taps, group] if times == 1 else times * products[taps, group]
+            here = square[i * width : (i + 1) * width, j * width : (j + 1) * width]
+            if i > j:
+                here += block
+            else:
+                for column in range(width):
+                    here[column:, column] += block[column:, column]
+        parts.append(flat.reshape(columns, -1).T)
+    return Gram(tuple(parts), band, *_sums(geometry, kernel, outputs))
+
+
+def _sums(geometry: Geometry, kernel: NDArray[Any], outputs: bool) -> tuple[int, float]:
+    """Terms of an entry of the Gram matrix; the Frobenius norm of the absolute matrix of a group, at least."""
+    reads = joint_reads(geometry.axes)
+    _, met = np.unique(reads.output * math.prod(geometry.input_size) + reads.sample, return_counts=True)
+    squares = np.sum(np.abs(kernel.reshape(geometry.groups, -1, math.prod(geometry.kernel_size))) ** 2, axis=1)
+    counts = np.bincount(reads.tap, reads.weight.astype(np.float64) ** 2, minlength=squares.shape[1])
+    norm = math.sqrt(float((squares @ counts).max()) * int(met.max(initial=1)))
+    at_one = np.bincount(reads.output if outputs else reads.sample, minlength=1).max()
+    channels = kernel.shape[1] if outputs else len(kernel) // geometry.groups
+    return int(at_one * met.max(initial=1)) * channels, norm * (1 + 1e-9)
+
+
+def _line_by_line(size: tuple[int, ...], axis: int) -> Index:
+    """The number of each place where those that differ least in one axis are together."""
+    places = np.arange(math.prod(size), dtype=np.int64).reshape(np.roll(size, -axis))
+    return np.ascontiguousarray(np.moveaxis(places, range(len(size)), np.roll(range(len(size)), -axis))).reshape(-1)
 
 
 def _within(starts: Index, counts: Index) -> tuple[Index, Index]:
