@@ -189,6 +189,39 @@ class Axis:
         lo, taps = self.lo + self.stride * later.lo, self.taps * later.taps
         return Axis(self.size, taps, self.stride * later.stride, dilation, lo, 0, mode)
 
+    def chained(self, later: Axis) -> Axis | None:
+        """The axis of one convolution after another, of any taps: those that read what the later one reads of this one.
+
+        Position j of what is between them reads s j + d k - lo here. That also holds beyond its ends, if the later one
+        reads nothing there; if both read zeros, and this one would have none but zeros to read; if both read a circle.
+        None where the border between them cannot be written so.
+        """
+        steps = (self.stride * later.dilation * (later.taps - 1), self.dilation * (self.taps - 1))
+        dilation = math.gcd(self.stride * later.dilation if steps[0] else 0, self.dilation if steps[1] else 0) or 1
+        if later.reads_no_padding:
+            mode = self.mode
+        elif self.moves_nothing:
+            mode = later.mode
+        elif self._is_circle and later.mode == "circular":
+            mode = "circular"
+        elif later.mode == "zeros" and (self.mode == "zeros" or self.reads_no_padding) and self._all_out(later):
+            mode = "zeros"
+        else:
+            return None
+        lo = self.lo + self.stride * later.lo
+        return Axis(self.size, sum(steps) // dilation + 1, self.stride * later.stride, dilation, lo, 0, mode)
+
+    @property
+    def _is_circle(self) -> bool:
+        return self.mode == "circular" and self.stride * self.output == self.size
+
+    def _all_out(self, later: Axis) -> bool:
+        """Whether the outputs beyond the ends, where a later axis reads some, would read zeros alone."""
+        before = self.place(-1, self.taps - 1) - self.lo < 0
+        behind = self.place(self.output, 0) - self.lo >= self.size
+        reaches = later.place(later.output - 1, later.taps - 1) - later.lo >= self.output
+        return (before or later.lo <= 0) and (behind or not reaches)
+
     def shortened(self, samples: int) -> Axis:
         """The axis without a multiple of the stride in its middle, of so many samples at least, if it has as many."""
         return replace(self, size=min(self.size, samples + (self.size - samples) % self.stride))

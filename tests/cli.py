@@ -13,12 +13,12 @@ from convmat.cli.text import LETTERS
 NOTHING, SUM = -1, -2
 
 
-def run(*words, encoding="utf-8"):
-    """Standard output of a command that succeeds, without a word on standard error."""
+def run(*words, encoding="utf-8", told=""):
+    """Standard output of a command that succeeds, with no other words on standard error."""
     output, errors = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline=""), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         status = main([str(word) for word in words])
-    assert (status, errors.getvalue()) == (0, ""), errors.getvalue()
+    assert (status, errors.getvalue()) == (0, told), errors.getvalue()
     output.flush()
     return output.buffer.getvalue().decode(encoding)
 

@@ -1,5 +1,6 @@
 """Norms and singular values of operators made of operators, against dense linear algebra of their matrices."""
 
+import itertools
 import math
 
 import numpy as np
@@ -192,6 +193,106 @@ def test_the_factors_of_a_convolution_have_the_bounds_of_the_convolution():
 def test_large_trees_are_enclosed(A):
     lower, upper = assert_enclosed(A, largest(A), 1e-8)
     assert upper <= 2 * lower
+
+
+def layer(rng, ins, outs, size, taps=3, **options):
+    weight = rng.standard_normal((outs, ins // options.get("groups", 1), taps, taps)) / (taps * math.sqrt(ins))
+    return Conv2d(weight, (size, size), **{"padding": taps // 2} | options)
+
+
+def chains():
+    rng = np.random.default_rng(5)
+    circular = [layer(rng, 3, 3, 24, padding_mode="circular") for _ in range(2)]
+    return {
+        "circular": circular[0] @ circular[1],
+        "circular, strided": layer(rng, 3, 4, 24, padding_mode="circular", stride=2) @ circular[0],
+        "residual, circular": identity((3, 24, 24)) + circular[0] @ circular[1],
+        "depthwise separable": layer(rng, 16, 8, 24, 1) @ layer(rng, 16, 16, 24, groups=16, padding_mode="reflect"),
+        "bottleneck": layer(rng, 4, 16, 20, 1) @ layer(rng, 4, 4, 20) @ layer(rng, 16, 4, 20, 1),
+        "no padding": layer(rng, 4, 4, 24, padding=0) @ layer(rng, 4, 4, 26, padding=0),
+        "all of the border": layer(rng, 4, 4, 26) @ layer(rng, 4, 4, 24, padding=2),
+        "transposed": (layer(rng, 4, 4, 24, padding=0) @ layer(rng, 4, 4, 26, padding=0)).T,
+    }
+
+
+@pytest.mark.parametrize("name", chains())
+def test_products_without_a_border_between_them_are_bounded_as_one_convolution(name, monkeypatch):
+    monkeypatch.setattr(norms, "affordable", lambda *_: False)  # so nothing is proven by an explicit matrix
+    A = chains()[name]
+    lower, upper = assert_enclosed(A, largest(A), 1e-8)
+    assert upper <= 1.02 * lower
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_products_at_a_border_are_proven_by_their_matrix(count, residual):
+    rng = np.random.default_rng(count)
+    convs = [layer(rng, 8, 8, 12) for _ in range(count)]
+    A = math.prod(convs[1:], start=convs[0]) + (identity(convs[0].input_shape) if residual else 0 * convs[0])
+    lower, upper = assert_enclosed(A, np.linalg.norm(A.toarray(), 2), 1e-12)
+    assert upper <= (1 + 1e-5) * lower
+    assert upper < 0.8 * (math.prod(norm_bounds(conv)[0] for conv in convs) + residual)
+
+
+def test_stacks_of_filters_are_as_close_as_convolutions():
+    rng = np.random.default_rng(8)
+    A = vstack([layer(rng, 3, 4, 16, taps) for taps in (1, 3, 5)])
+    lower, upper = assert_enclosed(A, largest(A), 1e-8)
+    assert upper <= 1.01 * lower
+
+
+def test_the_border_between_two_layers_may_make_the_product_larger_than_on_a_torus():
+    inverse = Conv1d(0.9 ** np.arange(40.0), 40, padding=((0, 39),))
+    A = inverse @ Conv1d([1.0, -0.9], 40, padding=((1, 0),))
+    waves = np.exp(1j * np.linspace(0, 2 * np.pi, 1000))
+    symbol = sum(0.9**k * waves**k for k in range(40)) * (1 - 0.9 * waves)
+    truth = np.linalg.norm(A.toarray(), 2)
+    assert truth > 1.5 * np.abs(symbol).max()
+    assert_enclosed(A, truth, 1e-12)
+
+
+def test_neighbours_of_a_long_product_are_taken_together(monkeypatch):
+    rng = np.random.default_rng(9)
+    convs = [layer(rng, 4, 4, 10) for _ in range(5)]
+    A = convs[0] @ convs[1] @ convs[2] @ convs[3] @ convs[4]
+    monkeypatch.setattr(norms, "MOST_ENTRIES", 0)
+    pair, triple = (norms._most_entries(B) for B in (convs[0] @ convs[1], convs[0] @ convs[1] @ convs[2]))
+    assert pair < triple
+    monkeypatch.setattr(norms, "affordable", lambda _, entries: entries <= pair)
+    _, upper = assert_enclosed(A, np.linalg.norm(A.toarray(), 2), 1e-12)
+    alone = math.prod(norm_bounds(conv)[0] for conv in convs)
+    pairs = [np.linalg.norm((a @ b).toarray(), 2) for a, b in itertools.pairwise(convs)]
+    single = [np.linalg.norm(conv.toarray(), 2) for conv in convs]
+    best = min(single[0] * pairs[1] * pairs[3], pairs[0] * single[2] * pairs[3], pairs[0] * pairs[2] * single[4])
+    assert upper < 0.7 * alone
+    assert upper <= 1.01 * best
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_least_over_all_cuts_is_found(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    convs = [layer(rng, 1, 1, 6) for _ in range(7)]
+    alone = {id(conv): float(norm) for conv, norm in zip(convs, rng.uniform(1, 2, 7), strict=True)}
+    joint = {
+        (id(a), id(b)): float(norm)
+        for (a, b), norm in zip(itertools.pairwise(convs), rng.uniform(1, 3, 6), strict=True)
+    }
+    monkeypatch.setattr(norms, "_known", lambda part, rtol: (0.0, alone[id(part)]))
+    monkeypatch.setattr(norms, "_together", lambda a, b, apart, rtol: min(apart, joint[id(a), id(b)]))
+
+    def least(at):
+        if at == 7:
+            return 1.0
+        found = alone[id(convs[at])] * least(at + 1)
+        return found if at == 6 else min(found, joint[id(convs[at]), id(convs[at + 1])] * least(at + 2))
+
+    assert norms._cut(convs, 0.01) == pytest.approx(least(0), rel=1e-12)
+
+
+@pytest.mark.parametrize("A", [W @ W, vstack([W, SKIP]), W @ SKIP + SKIP, (W @ W).T, block_diag([W, SKIP @ W])])
+def test_entries_of_large_matrices_are_not_underestimated(A, monkeypatch):
+    monkeypatch.setattr(norms, "MOST_ENTRIES", 0)
+    assert A.tosparse().nnz <= norms._most_entries(A) < math.prod(A.shape)
 
 
 def test_structure_that_is_exact_has_exact_norms():

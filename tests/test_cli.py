@@ -143,7 +143,7 @@ def test_a_missing_extra_exits_with_1_and_is_named(words, module, extra, monkeyp
         ),
         (("show", *LAYER, "--picture", "oil"), "invalid choice: 'oil'"),
         (("layers", "no-such-model.onnx"), "no-such-model.onnx is not a file"),
-        (("layers", __file__, "--input-shape", "3x3"), "'3x3' must be NAME=SHAPE"),
+        (("layers", __file__, "--input-shape", "x=3xy"), "'x=3xy' must be a shape"),
         (("animate", *LAYER), "required: -o/--output"),
         (("bench", "--quickly"), "unrecognized arguments: --quickly"),
     ],

@@ -11,6 +11,7 @@ from tests import cli
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from convmat.interop.layer import Layers  # noqa: E402
 from convmat.interop.onnx import from_onnx  # noqa: E402
 
 
@@ -61,7 +62,7 @@ def test_table_fits_80_columns_and_states_every_layer(network):
     printed = cli.run("layers", network, *SHAPE)
     lines = printed.splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].split() == ["layer", "geometry", "matrix", "nnz", "bytes", "norm"]
+    assert lines[0].split() == ["layer", "operator", "matrix", "nnz", "norm", "gap", "%"]
     assert len(lines) == 2 + 3 + 1
     assert lines[2].startswith("a/very")
     assert "3>16 7x7 s2 p3" in lines[2]
@@ -70,11 +71,43 @@ def test_table_fits_80_columns_and_states_every_layer(network):
     assert "16>8 4x4 s2 p1 T" in lines[4]
     layers = from_onnx(network, input_shapes={"x": (1, 3, 32, 32)}).values()
     for line, layer in zip(lines[2:], layers, strict=False):
-        printed_bounds = line.split()[-1].split("..")
+        *_, printed_bounds, gap = line.split()
         lower, upper = norm_bounds(layer.operator)
-        assert float(printed_bounds[0]) <= lower
-        assert upper <= float(printed_bounds[1])
+        assert float(printed_bounds.split("..")[0]) <= lower
+        assert upper <= float(printed_bounds.split("..")[1])
+        assert float(gap) == pytest.approx(100 * (upper / lower - 1), abs=0.006)
     assert lines[-1].startswith("3 layers, ")
+
+
+def test_wide_tables_have_images_too(network, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
+    lines = cli.run("layers", network, *SHAPE, "--no-norms").splitlines()
+    assert lines[0].split() == ["layer", "operator", "input", "output", "matrix", "nnz", "bytes"]
+    assert lines[2].startswith(LONG)
+    assert "3x32x32  16x16x16" in lines[2]
+
+
+def test_bounds_are_as_close_as_asked(network):
+    rows = json.loads(cli.run("layers", network, *SHAPE, "--json", "--rtol", "1e-5"))
+    layers = from_onnx(network, input_shapes={"x": (1, 3, 32, 32)}).values()
+    assert [row["norm"] for row in rows] == [list(norm_bounds(layer.operator, rtol=1e-5)) for layer in layers]
+    assert [row["gap"] for row in rows] == [row["norm"][1] / row["norm"][0] - 1 for row in rows]
+    status, message = cli.fail("layers", network, *SHAPE, "--rtol", "0")
+    assert status == 2
+    assert "--rtol 0.0 must be a positive number" in message
+
+
+def test_onnx_needs_the_name_of_an_input(network):
+    status, message = cli.fail("layers", network, "--input-shape", "1x3x32x32")
+    assert status == 2
+    assert "image=1x3x64x64" in message
+
+
+@pytest.mark.parametrize("found", [{}, Layers({}, {"relu": "it is not linear"})])
+def test_layers_of_from_onnx_may_come_with_what_is_skipped(network, monkeypatch, found):
+    monkeypatch.setattr("convmat.interop.onnx.from_onnx", lambda *_, **__: found)
+    rows = json.loads(cli.run("layers", network, "--json"))
+    assert rows == [{"name": name, "skipped": reason} for name, reason in getattr(found, "skipped", {}).items()]
 
 
 def test_norms_can_be_left_out(network):
@@ -105,7 +138,7 @@ def test_a_weight_that_is_not_finite_has_no_norm(tmp_path):
 
 def test_a_model_without_convolutions(tmp_path):
     path = model(tmp_path / "m.onnx", {}, [helper.make_node("Relu", ["x"], ["y"])], (4, 4))
-    assert json.loads(cli.run("layers", path, "--json")) == []
+    assert all("skipped" in row for row in json.loads(cli.run("layers", path, "--json")))
     assert cli.run("layers", path).splitlines()[-1].startswith("0 layers, 0 stored entries")
 
 

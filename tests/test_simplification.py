@@ -22,7 +22,10 @@ from convmat import (
     vstack,
 )
 from convmat.operators import Conv, ConvTranspose
+from convmat.operators.simplification import condensed
+from convmat.operators.stencils import chained
 from tests.oracle import MODES
+from tests.trees import Trees
 
 RNG = np.random.default_rng(0)
 
@@ -203,3 +206,51 @@ def test_terms_that_cannot_be_joined_are_not_transposed(monkeypatch):
     A = sum(Separable((3, 4), [np.full((2, 3), n), None]) for n in range(3))
     monkeypatch.setattr(Separable, "_flipped", None)
     assert simplify(A) is A
+
+
+def random_pair(rng, ndim):
+    """Two convolutions one after the other, at borders of all kinds, or None where there is no such geometry."""
+    size = tuple(int(n) for n in rng.integers(3, 10 if ndim == 1 else 6, ndim))
+    conv, found = {1: Conv1d, 2: Conv2d}[ndim], []
+    for ins, outs in ((4, 2), (2, 6)):
+        groups = int(rng.integers(1, 3))
+        weight = rng.standard_normal((outs, ins // groups, *rng.integers(1, 5, ndim)))
+        stride, dilation = (tuple(int(n) for n in rng.integers(1, 3, ndim)) for _ in range(2))
+        padding = tuple((int(lo), int(hi)) for lo, hi in rng.integers(-1, 4, (ndim, 2)))
+        mode = str(rng.choice(["zeros", "zeros", "circular", "reflect", "antireflect"]))
+        try:
+            A = conv(weight, size, stride=stride, dilation=dilation, padding=padding, groups=groups, padding_mode=mode)
+        except ValueError:
+            return None
+        found.append(A)
+        size = A.geometry.output_size
+    return found[1], found[0]
+
+
+@pytest.mark.parametrize("ndim", [1, 2])
+def test_products_that_are_one_convolution_have_the_matrix_of_the_product(ndim):
+    rng = np.random.default_rng(ndim)
+    pairs = [pair for _ in range(1500) if (pair := random_pair(rng, ndim)) is not None]
+    joint = [(A, B, C) for A, B in pairs if (C := chained(A, B, np.inf)) is not None]
+    assert len(joint) > len(pairs) / 20
+    for A, B, C in joint:
+        np.testing.assert_allclose(C.toarray(), A.toarray() @ B.toarray(), atol=1e-11)
+        assert (C.input_shape, C.output_shape) == (B.input_shape, A.output_shape)
+
+
+@pytest.mark.parametrize("start", range(0, 120, 40))
+def test_condensed_expressions_have_the_matrix_of_the_expression(start):
+    for seed in range(start, start + 40):
+        trees = Trees(seed)
+        A, dense = trees.tree(3, trees.shape())
+        B = condensed(A)
+        assert (B.input_shape, B.output_shape) == (A.input_shape, A.output_shape)
+        tolerance = 1e-4 if trees.single or np.finfo(A.dtype).eps > 1e-10 else 1e-10
+        np.testing.assert_allclose(B.toarray(), dense, rtol=tolerance, atol=tolerance * np.abs(dense).max())
+
+
+def test_products_whose_kernel_would_be_much_larger_stay_apart():
+    A, B = (Conv1d(np.ones((1, 1, 3)), 60, padding_mode="circular", padding=d, dilation=d) for d in (9, 1))
+    assert condensed(A @ B).weight.size == 21
+    wide, narrow = Conv2d(np.ones((20, 1, 3, 3)), (9, 9)), Conv2d(np.ones((1, 20, 3, 3)), (11, 11))
+    assert condensed(wide @ narrow).factors() == (wide, narrow)

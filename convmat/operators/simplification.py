@@ -18,11 +18,14 @@ from convmat.operators.base import ImageOperator, parts_of
 from convmat.operators.convolution import Conv, ConvTranspose
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange
-from convmat.operators.stencils import added, composed, concatenated, multiplied, side_by_side
+from convmat.operators.stencils import added, chained, composed, concatenated, multiplied, side_by_side
 from convmat.products import Products
 
 _WIDER = 8
 """How many times the numbers of its parts a joint kernel may have, zeros counted."""
+
+_LONGER = 16
+"""The same of the kernel of a product, which may multiply more than its factors do."""
 
 _FAR = 2.0**64
 """How far from 1 a number before a product may be that none of the factors takes."""
@@ -84,6 +87,24 @@ def simplify(A: ImageOperator) -> ImageOperator:
         raise TypeError(f"A is of type {type(A).__name__}: it must be an operator on images")
     found = _simplify(A)
     return found if _count(found) <= _count(A) else A
+
+
+def condensed(A: ImageOperator) -> ImageOperator:
+    """An equal operator of still fewer parts, for those who ask for its numbers and not for its products.
+
+    Products of any two convolutions are one, where the border between them allows it: those that read no padding, that
+    read a circle, that have one tap. Their kernel may have more numbers than both.
+    """
+    if not isinstance(A, Chain | Sum | Scaled | Blocks):
+        return A
+    given = parts_of(A)
+    parts = [condensed(part) for part in given]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if isinstance(A, Chain):
+            parts = _joined([factor for part in parts for factor in _factors_of(part)], (_join_products,))
+    if isinstance(A, Scaled):
+        return A if _same(parts, given) else simplify(Scaled(A.factor, parts[0]))
+    return A if _same(parts, given) else simplify(parts[0] if len(parts) == 1 else type(A)(*parts))
 
 
 def _count(A: ImageOperator) -> int:
@@ -348,6 +369,12 @@ def _parts_of(shape: Sequence[int], fine: Sequence[int]) -> list[list[int]]:
 
 def _join_taps(left: ImageOperator, right: ImageOperator) -> ImageOperator | None:
     return _either(composed(left, right), composed(right.T, left.T))
+
+
+def _join_products(left: ImageOperator, right: ImageOperator) -> ImageOperator | None:
+    if not (isinstance(left, _WITH_TAPS) and isinstance(right, _WITH_TAPS)):
+        return None
+    return _either(chained(left, right, _LONGER), chained(right.T, left.T, _LONGER))
 
 
 def _add_taps(left: ImageOperator, right: ImageOperator) -> ImageOperator | None:

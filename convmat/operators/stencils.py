@@ -58,6 +58,45 @@ def composed(left: ImageOperator, right: ImageOperator) -> Conv | None:
     return _make(kernel, axes, g.output_size, groups, h.channels, _method(*_given(left, right)))
 
 
+def chained(left: ImageOperator, right: ImageOperator, wider: float) -> Conv | None:
+    """The product of two convolutions, by a kernel at most so many times as large, where the border allows it."""
+    both = as_convolutions(left, right)
+    if both is None:
+        return None
+    last, first = both
+    g, h = last.geometry, first.geometry
+    axes = [axis for pair in zip(h.axes, g.axes, strict=True) if (axis := pair[0].chained(pair[1])) is not None]
+    groups = math.gcd(g.groups, h.groups)
+    numbers = g.out_channels * (h.in_channels // groups) * math.prod(axis.taps for axis in axes)
+    if len(axes) < g.ndim or numbers > wider * (last.weight.size + first.weight.size):
+        return None
+    kernel = _convolved(last, first, axes, groups)
+    if not np.isfinite(kernel).all():
+        return None
+    return _make(kernel, axes, g.output_size, groups, h.channels, _method(*_given(left, right)))
+
+
+def _convolved(last: Conv, first: Conv, axes: Sequence[Axis], groups: int) -> NDArray[Any]:
+    """The kernel of the product on the taps of these axes: each tap of the last convolution moves all of the first."""
+    a, b = (regrouped(_kernel(conv), conv.geometry.groups, groups) for conv in (last, first))
+    left = a.reshape(groups, -1, *a.shape[1:])  # (G, O, C, K..)
+    right = b.reshape(groups, a.shape[1], -1)  # (G, C, I K..)
+    taps, sizes = [axis.taps for axis in axes], b.shape[2:]
+    joint = np.zeros((groups, left.shape[1], b.shape[1], *taps), dtype=np.result_type(a, b))
+    lines = list(zip(axes, first.geometry.axes, last.geometry.axes, strict=True))
+    whole = (slice(None),) * 3
+    for at in np.ndindex(*a.shape[2:]):
+        starts = [h.stride * g.dilation * k // axis.dilation for k, (axis, h, g) in zip(at, lines, strict=True)]
+        steps = [max(1, h.dilation // axis.dilation) for axis, h, _ in lines]
+        moved = (
+            slice(start, start + step * (size - 1) + 1, step)
+            for start, step, size in zip(starts, steps, sizes, strict=True)
+        )
+        product = left[(..., *at)] @ right
+        joint[(*whole, *moved)] += product.reshape(*joint.shape[:3], *sizes)
+    return joint.reshape(-1, b.shape[1], *taps)
+
+
 @dataclass(frozen=True)
 class _Grid:
     """Convolutions of one stride, padding mode and grid, with the axes whose taps all of them can have."""

@@ -5,6 +5,7 @@ Everything happens in double precision, on operators near one. What rounds is ac
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
-from convmat.matrix import axis_matrix
+from convmat.matrix import axis_matrix, fits
 from convmat.operators.algebra import BlockDiagonal, Blocks, Chain, HStack, Scaled, Sum, VStack
 from convmat.operators.base import ImageOperator, parts_of
+from convmat.operators.blocks import block
 from convmat.operators.convolution import Convolution
 from convmat.operators.factors import IndexMap
 from convmat.operators.layers import Diagonal, Rearrange, Separable
-from convmat.operators.simplification import simplify
+from convmat.operators.simplification import condensed, simplify
 from convmat.products.threads import blas_on_one_thread
 from convmat.spectrum.bounds import (
     FACTOR_LIMIT,
@@ -35,15 +37,22 @@ from convmat.spectrum.bounds import (
     ulps,
 )  # fmt: skip
 from convmat.spectrum.lanczos import largest
-from convmat.spectrum.proof import GAIN, STEPS, affordable, blocks_for, proven_above
+from convmat.spectrum.proof import GAIN, MOST_ENTRIES, STEPS, affordable, blocks_for, proven_above
 from convmat.spectrum.torus import EPS, copies
 from convmat.spectrum.trees import half_of, in_double, numbers_of, rebuilt, scaled_operator
 from convmat.spectrum.values import check_operator
 
 Bounds = tuple[float, float]
+Bounded = Callable[[ImageOperator, float], Bounds]
 
 CHEAP = 2**22
 """Entries of all parts together, as if they were dense, up to which a small matrix is built from them."""
+
+_BYTES = 48
+"""Memory for each entry of an explicit matrix of a tree, while it is put together and proven."""
+
+_FEW_FACTORS = 8
+"""Factors of a chain up to which neighbours are taken together."""
 
 _FARTHEST = 2.0**500
 """How far from 1 the norm of the absolute matrix may be for bounds from products A x; beyond, the structure is left."""
@@ -85,7 +94,11 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     Notes
     -----
     **Operators made of operators** are simplified first (`simplify`): a convolution and its batch norm, a residual
-    block W + S, a stack of filters are one convolution, with the bounds of one. What is left:
+    block W + S, a stack of filters are one convolution, with the bounds of one. So are products of two convolutions
+    where the border between them allows it: the later one reads no padding, as one of 1 x 1 does, or the earlier one
+    has a single tap; both read a circle; or both read zeros, and the earlier one gives all outputs that are not zero.
+    (Elsewhere A B is not what it is on a torus: what B would give beyond its image is cut off, and that may make the
+    norm larger.) What is left:
 
     ============================== =================================================================================
     operator                       norm
@@ -96,6 +109,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
                                    antireflect: the product of the norms of the axis matrices
     Separable                      the product of the norms of the axis matrices
     A B; A^H A                     at most \|\|A\|\| \|\|B\|\|; exactly \|\|A\|\|^2
+    A B C ...                      at most the least of \|\|A B\|\| \|\|C\|\|, \|\|A\|\| \|\|B C\|\|, .., over all
+                                   ways to cut it into runs of one and two; of up to 8 factors
     A + B                          at most \|\|A\|\| + \|\|B\|\|
     [A, B], and below each other   at most the root of \|\|A\|\|^2 + \|\|B\|\|^2, at least the larger
     block diagonal                 the largest
@@ -156,8 +171,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     the image with all channels. It is taken first where it costs less than the torus, for many channels on a small
     map, and last where another bound leaves more than rtol, and it takes at most 2e11 multiplications, a matrix of
     2^25 entries, and memory that is there: some 10,000 samples, and more with few channels. Its rounding is added:
-    EPS n (band + 8) of c, twice, and EPS (terms + 8) of the squared Frobenius norm. Operators of all kinds with a
-    matrix of up to 2^25 entries, were it dense, have it, too.
+    EPS n (band + 8) of c, twice, and EPS (terms + 8) of the squared Frobenius norm. Products, sums and stacks have it,
+    too, and so have two neighbours of a longer product, where their explicit matrix has at most 2^25 entries.
 
     The lower bound is ||A x|| / ||x|| for the best x of a few Lanczos steps on A^H A that start from the wave of the
     largest block; the norms of this one product are taken anew.
@@ -210,21 +225,74 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
 
 
 def _bounds(A: ImageOperator, rtol: float) -> Bounds:
-    """Those of the simplified operator, the lower one measured where its structure says too little."""
+    """Those of an equal operator of fewer parts, the lower one measured where its structure says too little."""
     if (half := half_of(A)) is not None:
         return _squared(_bounds(half, rtol / 2))
-    B = simplify(A)
+    B = _condensed(simplify(A))
     lower, upper = _known(B, rtol)
-    tame = _tame(B) and not isinstance(B, Convolution)  # of which all that follows is known
-    if tame and upper > (1 + rtol) * lower:
-        lower = max(lower, _measured(B, upper, rtol))
-    if tame and upper > (1 + rtol) * lower:
-        upper = min(upper, _schur(B, (1 + rtol) * lower))
-        if upper > (1 + rtol) * lower and affordable(B.shape, math.prod(B.shape)):
-            below, above = _proven_as_matrix(B, rtol)
-            lower, upper = max(lower, below), min(upper, above)
+    if _tame(B) and not isinstance(B, Convolution):  # of which all that follows is known
+        if upper > (1 + rtol) * lower:
+            lower = max(lower, _measured(B, upper, rtol))
+        lower, upper = _as_a_whole(B, (lower, upper), rtol)
+        if upper > (1 + rtol) * lower:
+            upper = min(upper, _closer(B, rtol))
     away = 0.0 if B is A else rounding(A).error  # simplifying rounds no more than a product does
     return max(0.0, lower - away), upper + away
+
+
+def _condensed(A: ImageOperator) -> ImageOperator:
+    """With products of convolutions as one, if their numbers stay in the range of doubles."""
+    B = condensed(A) if _tame(A) else A
+    return B if _tame(B) else A
+
+
+def _as_a_whole(A: ImageOperator, known: Bounds, rtol: float) -> Bounds:
+    """By the Schur test, and by the explicit matrix, as long as more than rtol is left."""
+    lower, upper = known
+    if upper > (1 + rtol) * lower:
+        upper = min(upper, _schur(A, (1 + rtol) * lower))
+    if upper > (1 + rtol) * lower and affordable(A.shape, entries := _most_entries(A)) and fits(_BYTES * entries):
+        below, above = _proven_as_matrix(A, rtol)
+        lower, upper = max(lower, below), min(upper, above)
+    return lower, upper
+
+
+def _most_entries(A: ImageOperator) -> int:
+    """About the entries of the matrix, by what three outputs read: the first, the middle one, and the last."""
+    rows, columns = A.shape
+    if rows * columns <= MOST_ENTRIES:
+        return int(rows * columns)
+    places = ([end * (n - 1) // 2 for n in A.output_shape] for end in range(3))
+    boxes = ([slice(at, at + 1) for at in place] for place in places)
+    reads = (math.prod(sum(s.stop - s.start for s in axis) for axis in block(A, box).inputs) for box in boxes)
+    return int(rows * max(reads))
+
+
+def _closer(A: ImageOperator, rtol: float) -> float:
+    """An upper bound by those of the parts, each as close as can be; of a product, by neighbours together, too."""
+    if isinstance(A, Chain):
+        return _cut(A.factors(), rtol)
+    found: Bounds = _rule(BOUNDS, A)(A, rtol, _bounds) if parts_of(A) else (0.0, math.inf)
+    return found[1]
+
+
+def _cut(factors: Sequence[ImageOperator], rtol: float) -> float:
+    """The least product of norms of runs of one or two factors, over all ways to cut a chain into such runs."""
+    each = rtol / len(factors)
+    alone = [(_bounds if parts_of(part) else _known)(part, each)[1] for part in factors]
+    best = [1.0, alone[0]]
+    for (left, right), norms in zip(itertools.pairwise(factors), itertools.pairwise(alone), strict=True):
+        apart = math.prod(norms)
+        together = _together(left, right, apart, each) if 2 < len(factors) <= _FEW_FACTORS else apart
+        best.append(min(best[-1] * norms[1], best[-2] * together))
+    return _product([(0.0, best[-1]), *[(1.0, 1.0)] * len(factors)])[1]
+
+
+def _together(left: ImageOperator, right: ImageOperator, apart: float, rtol: float) -> float:
+    """An upper bound on the norm of two factors of a chain, at most the product of theirs."""
+    A = Chain(left, right)
+    moves = isinstance(left, Rearrange) or isinstance(right, Rearrange)
+    return apart if moves or not _tame(A) else _as_a_whole(A, (0.0, apart), rtol)[1]
 
 
 def _known(A: ImageOperator, rtol: float) -> Bounds:
@@ -235,7 +303,7 @@ def _known(A: ImageOperator, rtol: float) -> Bounds:
         away = rounding(A).error
         lower, upper = _dense(A.toarray())
         return max(0.0, lower - away), upper + away
-    found: Bounds = _rule(BOUNDS, A)(A, rtol)
+    found: Bounds = _rule(BOUNDS, A)(A, rtol, _known) if parts_of(A) else _rule(BOUNDS, A)(A, rtol)
     return found
 
 
@@ -345,31 +413,31 @@ def _axis(matrix: Any, rtol: float) -> Bounds:
     return 0.0, min(schur_test(positive.dot, positive.T.dot, (matrix.shape[1],), terms, 0.0))
 
 
-def _scaled(A: Scaled, rtol: float) -> Bounds:
-    return _product([(abs(A.factor),) * 2, _known(A.of, rtol)])
+def _scaled(A: Scaled, rtol: float, of: Bounded) -> Bounds:
+    return _product([(abs(A.factor),) * 2, of(A.of, rtol)])
 
 
-def _chain(A: Chain, rtol: float) -> Bounds:
+def _chain(A: Chain, rtol: float, of: Bounded) -> Bounds:
     moved = [part for part in A.factors() if not isinstance(part, Rearrange)]
-    lower, upper = _product([(1.0, 1.0), *(_known(part, rtol / len(moved)) for part in moved)])
+    lower, upper = _product([(1.0, 1.0), *(of(part, rtol / len(moved)) for part in moved)])
     return lower if len(moved) <= 1 else 0.0, upper
 
 
-def _sum(A: Sum, rtol: float) -> Bounds:
-    return 0.0, sum(_known(part, rtol)[1] for part in A.terms()) * (1 + len(A.terms()) * EPS)
+def _sum(A: Sum, rtol: float, of: Bounded) -> Bounds:
+    return 0.0, sum(of(part, rtol)[1] for part in A.terms()) * (1 + len(A.terms()) * EPS)
 
 
-def _stack(A: VStack | HStack, rtol: float) -> Bounds:
-    bounds = [_known(part, rtol) for part in A.parts()]
+def _stack(A: VStack | HStack, rtol: float, of: Bounded) -> Bounds:
+    bounds = [of(part, rtol) for part in A.parts()]
     return max(lower for lower, _ in bounds), math.hypot(*(upper for _, upper in bounds)) * (1 + len(bounds) * EPS)
 
 
-def _block_diagonal(A: BlockDiagonal, rtol: float) -> Bounds:
-    bounds = [_known(part, rtol) for part in A.parts()]
+def _block_diagonal(A: BlockDiagonal, rtol: float, of: Bounded) -> Bounds:
+    bounds = [of(part, rtol) for part in A.parts()]
     return max(lower for lower, _ in bounds), max(upper for _, upper in bounds)
 
 
-BOUNDS: dict[type[ImageOperator], Callable[[Any, float], Bounds]] = {
+BOUNDS: dict[type[ImageOperator], Callable[..., Bounds]] = {
     Convolution: convolution_bounds,
     Diagonal: _diagonal,
     Rearrange: _rearrange,
@@ -382,7 +450,7 @@ BOUNDS: dict[type[ImageOperator], Callable[[Any, float], Bounds]] = {
     HStack: _stack,
     BlockDiagonal: _block_diagonal,
 }
-"""Kind of operator -> what its structure says of its norm."""
+"""Kind of operator -> what its structure says of its norm; where it has parts, by bounds of these, however found."""
 
 
 # rounding -------------------------------------------------------------------------------------------------------------
