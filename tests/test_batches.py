@@ -1,7 +1,9 @@
 """Singular values of many small matrices, compiled, against numpy's SVD of each."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,13 +153,59 @@ def test_no_bit_depends_on_the_threads(name, monkeypatch):
     np.testing.assert_array_equal(found[0], found[2])
 
 
+CHECK = """
+import numpy as np
+from convmat.spectrum.batches import batch_values
+from convmat.spectrum.lanes import LANES
+rng = np.random.default_rng(0)
+for shape in [(9, 7, 5), (9, 12, 12)]:
+    for blocks in (rng.standard_normal(shape), rng.standard_normal(shape) + 1j * rng.standard_normal(shape)):
+        true = np.linalg.svd(blocks, compute_uv=False)
+        assert np.abs(-np.sort(-batch_values(blocks)) - true).max() <= 1e-14 * true.max()
+print(LANES)
+"""
+
+REFUSE = """
+import numba
+njit = numba.njit
+def refuse(*args, cache=False, **more):
+    if cache:
+        raise RuntimeError("cannot cache function: no locator available")
+    return njit(*args, **more)
+numba.njit = refuse
+"""
+
+
+def run(code, **environment):
+    root = str(Path(batches.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": root} | environment
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    ).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="processors of another kind")
+@pytest.mark.parametrize(
+    ("features", "lanes"),
+    [("+avx2,+avx,+fma,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2", 4), ("+sse2", 2)],
+    ids=["AVX2", "SSE2"],
+)
+def test_processors_with_shorter_registers_give_the_same(tmp_path, features, lanes):
+    shorter = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert int(run(CHECK, **shorter)) == lanes
+
+
+def test_a_folder_that_may_not_be_written_to_is_no_obstacle():
+    assert int(run(REFUSE + CHECK)) >= 2
+
+
 def test_small_problems_do_not_wait_for_a_compiler():
     code = (
         "import sys, numpy as np; from convmat import Conv2d, singular_values; "
         "singular_values(Conv2d(np.ones((4, 4, 3, 3)), (16, 16), padding=1, padding_mode='circular')); "
         "print('numba' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert run(code) == "False\n"
 
 
 def test_it_is_used_where_blocks_are_many_small_and_no_vectors(monkeypatch):
