@@ -37,8 +37,7 @@ def batch_values(blocks: NDArray[Any], turns: int | None = None) -> NDArray[np.f
     tall = blocks if rows >= cols else blocks.swapaxes(-1, -2)
     long, short = tall.shape[-2:]
     wide = np.ascontiguousarray(tall, dtype=np.result_type(blocks, np.float64)).reshape(math.prod(lead), long, short)
-    found = np.empty((len(wide), short))
-    kernel(wide.dtype)(wide, found, 40 * (short + 1) if turns is None else turns)
+    found: NDArray[np.float64] = _compiled(wide.dtype)(wide, 40 * (short + 1) if turns is None else turns)
     missing = np.isnan(found).any(axis=1)
     if missing.any():
         found[missing] = np.linalg.svd(wide[missing], compute_uv=False)
@@ -46,9 +45,10 @@ def batch_values(blocks: NDArray[Any], turns: int | None = None) -> NDArray[np.f
 
 
 @cache
-def kernel(dtype: np.dtype[Any]) -> Any:
-    """The compiled function for float64 or complex128."""
+def _compiled(dtype: np.dtype[Any]) -> Any:
+    """`compiled.values`, ready for float64 or complex128."""
     with notice(f"convmat: compiling singular values for {dtype}, once on this machine"):
         from convmat.spectrum import compiled
 
-        return compiled.values(dtype)
+        compiled.kernel(dtype)
+        return compiled.values
