@@ -12,14 +12,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from scipy.sparse.linalg import svds
 
 from convmat import Conv2d, norm_bounds, singular_values
-from convmat.products.threads import workers
+from convmat.products.threads import blas_on_one_thread, workers
+from convmat.spectrum import values
+from convmat.spectrum.batches import batch_values, installed
 
 CHANNELS, SIZE = 64, 32
+
+MORE = [(16, 16, 64, 1), (32, 32, 56, 1), (3, 64, 128, 1), (64, 128, 32, 2), (128, 128, 14, 1)]
+"""Channels in and out, size and stride of more layers, whose values are computed with the extra `fast` and without."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,12 @@ class Row:
         return f"| {self.what} | {times} | {ratio:.2f} | {self.wanted} |"
 
 
-def layer(stride: int = 1, padding_mode: str = "zeros", seed: int = 0) -> Conv2d:
-    """The layer that all questions are about."""
-    W = np.random.default_rng(seed).standard_normal((CHANNELS, CHANNELS, 3, 3))
-    return Conv2d(W, (SIZE, SIZE), stride=stride, padding=1, padding_mode=padding_mode)
+def layer(
+    stride: int = 1, padding_mode: str = "zeros", channels: tuple[int, int] = (CHANNELS, CHANNELS), size: int = SIZE
+) -> Conv2d:
+    """The layer that most questions are about, or another."""
+    W = np.random.default_rng(0).standard_normal((*channels[::-1], 3, 3))
+    return Conv2d(W, (size, size), stride=stride, padding=1, padding_mode=padding_mode)
 
 
 def published(A: Conv2d) -> np.ndarray:
@@ -75,6 +83,50 @@ def spectrum_rows(repeat: int) -> list[Row]:
     ]
 
 
+def without_fast(A: Conv2d) -> np.ndarray:
+    """The values by LAPACK, as where numba is not installed."""
+    with mock.patch.object(values, "pays", return_value=False):
+        return singular_values(A)
+
+
+def fast_rows(repeat: int) -> list[Row]:
+    """The full spectrum with the extra `fast` against that without it."""
+    rows = []
+    for ins, outs, size, stride in [(CHANNELS, CHANNELS, SIZE, 1), (CHANNELS, CHANNELS, SIZE, 2), *MORE]:
+        A = layer(stride, "circular", (ins, outs), size)
+        np.testing.assert_allclose(singular_values(A), without_fast(A), rtol=0, atol=1e-13 * singular_values(A)[0])
+        ours, other = compare(lambda A=A: singular_values(A), lambda A=A: without_fast(A), repeat)
+        rows.append(Row(f"{ins} -> {outs}, {size} x {size}, stride {stride}", "without fast", ours, other, ">= 1.15"))
+    return rows
+
+
+def gram_values(blocks: np.ndarray) -> np.ndarray:
+    """Square roots of the eigenvalues of B B^H: half of the digits of small values are lost."""
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(blocks @ blocks.conj().swapaxes(-1, -2)), 0))
+
+
+@blas_on_one_thread()
+def block_rows(repeat: int) -> list[Row]:
+    """Ways to the values of complex blocks against LAPACK's SVD, on one thread."""
+    rows = []
+    for n in (4, 8, 16, 32, 64, 128):
+        parts = np.random.default_rng(0).standard_normal((2, max(16, 2**18 // n**2), n, n))
+        blocks = parts[0] + 1j * parts[1]
+        true = np.linalg.svd(blocks, compute_uv=False)
+        for name, way in [("compiled", batch_values), ("eigvalsh of Gram matrices", gram_values)]:
+            if way is batch_values and not installed():
+                continue
+            error = (np.abs(-np.sort(-way(blocks)) - true) / true[:, :1]).max()
+            ours, other = compare(
+                lambda way=way, blocks=blocks: way(blocks),
+                lambda blocks=blocks: np.linalg.svd(blocks, compute_uv=False),
+                repeat,
+            )
+            what = f"{len(blocks)} blocks of {n} x {n}, {name}: error {error:.0e}"
+            rows.append(Row(what, "np.linalg.svd", ours, other, "> 1"))
+    return rows
+
+
 def norm_rows(repeat: int) -> list[Row]:
     """norm_bounds against scipy's svds(k=1), on operators that have made their plans."""
     rows = []
@@ -100,8 +152,10 @@ def main() -> None:
     print(f"{CHANNELS} -> {CHANNELS} channels, {SIZE} x {SIZE}, 3 x 3 taps, float64, {workers()} threads\n")
     print("| what | time | against | time | ratio of times | wanted |")
     print("| --- | ---: | --- | ---: | ---: | ---: |")
-    for row in spectrum_rows(repeat) + norm_rows(repeat):
-        print(row, flush=True)
+    fast = fast_rows if installed() else lambda repeat: []
+    for rows in (spectrum_rows, fast, block_rows, norm_rows):
+        for row in rows(repeat):
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -231,16 +231,16 @@ def test_a_person_at_a_terminal_is_told_what_takes_long_and_nobody_else(monkeypa
 
     monkeypatch.setattr(direct, "PATIENCE", 0.01)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    with direct._notice("compiling"):
+    with direct.notice("compiling"):
         time.sleep(0.2)
     assert sys.stderr.text == "compiling\n"
     monkeypatch.setattr(direct, "PATIENCE", 60.0)
-    with direct._notice("never said"):
+    with direct.notice("never said"):
         pass
     assert sys.stderr.text == "compiling\n"
     monkeypatch.undo()
     monkeypatch.setattr(direct, "PATIENCE", 0.0)
-    with direct._notice("to nobody"):
+    with direct.notice("to nobody"):
         time.sleep(0.05)
     assert capsys.readouterr().err == ""
 

@@ -59,14 +59,14 @@ def installed() -> bool:
 
 def _kernel(dtype: np.dtype[Any]) -> Any:
     """The compiled kernel for float32 or float64."""
-    with _notice(f"convmat: compiling the direct product for {dtype}, once on this machine"):
+    with notice(f"convmat: compiling the direct product for {dtype}, once on this machine"):
         from convmat.products import compiled
 
         return compiled.correlate(dtype)
 
 
 @contextmanager
-def _notice(text: str) -> Iterator[None]:
+def notice(text: str) -> Iterator[None]:
     """Say what takes so long, if that is more than `PATIENCE` and somebody is there to read it."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield

@@ -208,9 +208,9 @@ def multiplicity(sizes: Sequence[int], *, half: bool) -> NDArray[np.int64]:
     return np.where(own == other, 1, np.where(~both, 2, np.where(own < other, 2, 0)))
 
 
-def pieces(count: int, entries: int, threads: int) -> list[tuple[int, int]]:
+def pieces(count: int, entries: int, threads: int, least: int = 1) -> list[tuple[int, int]]:
     """Cut `count` frequencies, each with so many entries, into ranges: a few for each thread, none too large."""
-    width = max(1, min(2**18 // max(1, entries), -(-count // (8 * threads))))
+    width = max(least, min(2**18 // max(1, entries), -(-count // (8 * threads))))
     return [(start, min(start + width, count)) for start in range(0, count, width)]
 
 
