@@ -55,6 +55,9 @@ _FEW_BLOCKS = 12
 _PLENTY, _SPANS = 200, 3.3
 """Samples of an axis, and spans of the kernel over sqrt(rtol), beyond which a larger image hardly has a larger norm."""
 
+_COMPLETED = 4
+"""About how many times less than the torus leaves is left once it is completed."""
+
 _MANY_CHANNELS = 8
 """Channels of a group from which on A^H A is made of products of taps, and not from the matrix."""
 
@@ -94,8 +97,9 @@ def _refined(conv: Convolution, kernel: NDArray[Any], rtol: float) -> tuple[floa
     check_images(short.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
     near = of_size(conv, short, kernel)
     whole = short.input_size == geometry.input_size
-    if whole and (found := cholesky_bounds(near, kernel, rtol, torus_work(geometry))):
-        return found
+    if whole and torus_gap(geometry) > _COMPLETED * rtol:
+        if found := cholesky_bounds(near, kernel, rtol, torus_work(geometry)):
+            return found
     torus = torus_bound(geometry, kernel, rtol)
     lower = lower_bound(near, kernel, torus, rtol, cuts(short, geometry))
     upper = torus.upper
@@ -236,6 +240,18 @@ def window_bounds(
 def of_size(conv: Convolution, geometry: Geometry, kernel: NDArray[Any]) -> Convolution:
     """The convolution with another geometry of the same kernel, in double precision."""
     return type(conv)._of(Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked))
+
+
+def torus_gap(geometry: Geometry) -> float:
+    """About the share by which the bound of the torus exceeds the norm, for weights that prefer no frequency.
+
+    The largest wave that an axis of M samples holds is pi / M away from one wave of a polynomial of that degree.
+    """
+    embeddings = [embed(axis) for axis in geometry.axes]
+    if any(e.repeats > 1 for e in embeddings):
+        return math.inf
+    lines = zip(geometry.axes, embeddings, strict=True)
+    return sum((math.pi * axis.memory / (2 * e.size)) ** 2 / 8 for axis, e in lines if e.free)
 
 
 def torus_work(geometry: Geometry) -> float:
