@@ -97,9 +97,9 @@ def _refined(conv: Convolution, kernel: NDArray[Any], rtol: float) -> tuple[floa
     check_images(short.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
     near = of_size(conv, short, kernel)
     whole = short.input_size == geometry.input_size
-    if whole and torus_gap(geometry) > _COMPLETED * rtol:
-        if found := cholesky_bounds(near, kernel, rtol, torus_work(geometry)):
-            return found
+    early = torus_work(geometry) if whole and torus_gap(geometry) > _COMPLETED * rtol else 0.0
+    if found := cholesky_bounds(near, kernel, rtol, early):
+        return found
     torus = torus_bound(geometry, kernel, rtol)
     lower = lower_bound(near, kernel, torus, rtol, cuts(short, geometry))
     upper = torus.upper

@@ -146,8 +146,8 @@ def norm_bounds(A: ImageOperator, *, rtol: float = 1e-2) -> tuple[float, float]:
     *Small maps.* With zeros beyond the border, the waves on which the symbol is largest fill the torus, and the image
     does not. Let G = C^H C, c what is to be proven, and M = c - G + W W^H positive definite, with the eigenvectors of G
     near c or above as W. Then ||A||^2 <= c max(1, lambda), lambda the largest eigenvalue of V^H M^-1 V, for every V
-    that equals W inside the image. Outside, conjugate gradients find what makes lambda least; what it is then, is proven.
-    This halves what the torus leaves, and more: to 1 % on 7 x 7.
+    that equals W inside the image. Outside, conjugate gradients find what makes lambda least; what it is then, is
+    proven. This halves what the torus leaves, and more: to 1 % on 7 x 7.
 
     *Large images.* What is far apart does not meet: with a window of w samples put at every place,
     ||A||^2 <= max ||A P||^2 + ||A^H A o (1 - rho)||, over the samples P of each window, rho the autocorrelation of the
