@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.layer import Layer, unused
+from convmat.interop import onnx_nodes
+from convmat.interop.layer import Layer, Layers, unused
 from convmat.interop.onnx_attributes import Attributes
 from convmat.interop.onnx_checks import STANDARD, printable
-from convmat.interop.onnx_constants import Constants, NotConstantError
+from convmat.interop.onnx_constants import DTYPES, Constants, NotConstantError
 from convmat.interop.onnx_graph import Place, load, opsets, walk
 from convmat.interop.onnx_shapes import check_axes, fix, image_size, infer
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -32,9 +32,6 @@ _OPERATORS: dict[tuple[str, int], Callable[..., Convolution]] = {
     ("ConvTranspose", 2): ConvTranspose2d,
     ("ConvTranspose", 3): ConvTranspose3d,
 }
-
-_DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32}
-"""Type of a weight -> the type of its operator, which holds every number of the former."""
 
 _QUANTISED = "rounds to integers, and so is no linear map"
 _FUSED = "is an operator of one runtime, not of the standard: read the model as it was before it was optimised"
@@ -54,8 +51,8 @@ def from_onnx(
     model: str | os.PathLike[str] | bytes | ModelProto,
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, Layer[Convolution]]:
-    """Every convolution and transposed convolution of an ONNX model, as an operator with an offset.
+) -> Layers:
+    """Every linear node of an ONNX model, as an operator with an offset.
 
     Parameters
     ----------
@@ -172,18 +169,28 @@ def from_onnx(
     constants = Constants(folder, opsets(proto))
     _refuse(walk(proto.graph))
     fix(proto.graph, input_shapes)
-    found: dict[str, _Convolution] = {}
-    times: Counter[str] = Counter()
-    for place in _convolutions(proto.graph):
-        name = unused(place.key, found, times)
-        found[name] = _read(name, place, constants)
+    keys, times = dict[str, None](), Counter[str]()
+    convolutions: dict[str, _Convolution] = {}
+    for place in walk(proto.graph):
+        key = unused(place.key, keys, times)
+        keys[key] = None
+        place.node.doc_string = key  # by which it is found again, for inference drops nodes and copies the others
+        if _is_convolution(place.node):
+            convolutions[key] = _read(key, place, constants)
     graph = infer(proto, constants).graph
-    places = _convolutions(graph)
-    return {name: _layer(found[name], place, graph) for name, place in zip(found, places, strict=True)}
-
-
-def _convolutions(graph: GraphProto) -> Iterator[Place]:
-    return (place for place in walk(graph) if _is_convolution(place.node) and place.node.domain in STANDARD)
+    places = {place.node.doc_string: place for place in walk(graph)}
+    layers = Layers()
+    for key in keys:
+        if key in convolutions:
+            layers[key] = _layer(convolutions[key], places[key], graph)
+        elif key not in places:
+            layers.skipped[key] = "it computes sizes"
+        else:
+            try:
+                layers[key] = onnx_nodes.read(key, places[key], constants)
+            except ValueError as error:
+                layers.skipped[key] = str(error)
+    return layers
 
 
 def _is_convolution(node: NodeProto) -> bool:
@@ -273,6 +280,6 @@ def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArra
         array = constants.value(tensor, place.scope, f"{role} {tensor!r}")
     except NotConstantError as error:
         raise ValueError(str(error)) from error
-    if array.dtype.name not in _DTYPES:
-        raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(_DTYPES)}")
-    return array.astype(_DTYPES[array.dtype.name], copy=False)
+    if array.dtype.name not in DTYPES:
+        raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(DTYPES)}")
+    return array.astype(DTYPES[array.dtype.name], copy=False)
