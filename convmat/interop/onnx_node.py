@@ -109,13 +109,12 @@ class Node:
         Raises
         ------
         ValueError
-            If the product or the like of several is asked for.
+            If there are several.
         """
         source, *others = self.sources
         if others:
             raise ValueError(
-                f"it takes {', '.join(repr(one.name) for one in self.sources)}, which all depend on the input of the "
-                f"model: it is linear, and read, where one does and the others are constants"
+                "it takes several tensors that depend on the input of the model, and is linear in one alone"
             )
         return source
 
