@@ -26,15 +26,18 @@ OLDEST = 7
 
 @dataclass(frozen=True)
 class Reader:
-    """How one kind of node is read; `joins` says whether it may act on several tensors."""
+    """How one kind of node is read."""
 
     read: Callable[[Node], Affine]
     joins: bool = False
+    """Whether it may act on several tensors."""
+    inferred: bool = True
+    """Whether shape inference knows the size of what it makes."""
 
 
 READERS = {
     "Add": Reader(arithmetic.added, joins=True),
-    "AveragePool": Reader(resampling.average_pool),
+    "AveragePool": Reader(resampling.average_pool, inferred=False),  # it keeps windows that begin behind the image
     "BatchNormalization": Reader(arithmetic.batch_normalization),
     "Cast": Reader(moves.cast),
     "Concat": Reader(moves.concat, joins=True),
@@ -55,7 +58,7 @@ READERS = {
     "ReduceMean": Reader(functools.partial(arithmetic.reduced, mean=True)),
     "ReduceSum": Reader(functools.partial(arithmetic.reduced, mean=False)),
     "Reshape": Reader(moves.reshape),
-    "Resize": Reader(resampling.resize),
+    "Resize": Reader(resampling.resize, inferred=False),  # it multiplies size and scale in another precision
     "Slice": Reader(moves.cut),
     "SpaceToDepth": Reader(moves.space_to_depth),
     "Split": Reader(moves.split),
@@ -101,7 +104,7 @@ def _layer(name: str, place: Place, constants: Constants) -> Layer[ImageOperator
     node = Node.of(place, _schema(operator, constants.opsets.get("")), constants)
     A, offset = reader.read(node)
     declared = node.results[0].shape
-    if len(node.results) == 1 and declared is not None and not _agree(declared[1:], A.output_shape):
+    if reader.inferred and len(node.results) == 1 and declared is not None and not _agree(declared[1:], A.output_shape):
         raise ValueError(f"it makes {node.results[0]} by shape inference, and an image of shape {A.output_shape} here")
     sources = [source.name for source in (node.sources if reader.joins else [node.source])]
     others = [operand.name for operand in node.operands if not (operand.name and operand.value is None)]

@@ -64,7 +64,7 @@ def _axes(node: Node) -> list[tuple[int, int, int, np.float32]]:
         n = image[node.axis(axis)]
         if scales and not 0 < scales[i] < math.inf:
             raise ValueError(f"its scale {scales[i]} must be positive and finite")
-        m = sizes[i] if sizes else math.floor(n * float(scales[i]))
+        m = sizes[i] if sizes else math.floor(np.float32(n) * np.float32(scales[i]))
         if m < 1:
             raise ValueError(f"it leaves {m} samples of {n}")
         found.append((node.axis(axis), n, m, np.float32(m) / np.float32(n) if sizes else np.float32(scales[i])))
