@@ -175,3 +175,8 @@ def declared(value: ValueInfoProto) -> Shape | None:
     if not tensor.HasField("shape"):
         return None
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+
+
+def shown(shape: Shape) -> str:
+    """A shape as Python writes a tuple, with a question mark for an open axis."""
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + (",)" if len(shape) == 1 else ")")

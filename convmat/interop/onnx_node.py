@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convmat.interop.onnx_constants import DTYPES, Constants, NotConstantError
-from convmat.interop.onnx_graph import Place, Shape
+from convmat.interop.onnx_graph import Place, Shape, shown
 from convmat.operators import ImageOperator
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class Operand:
         return image
 
     def __str__(self) -> str:
-        sizes = ", ".join("?" if size is None else str(size) for size in self.shape or ())
-        return f"{self.name!r} of shape ({sizes})"
+        return f"{self.name!r} of shape {shown(self.shape or ())}"
 
 
 @dataclass(frozen=True, eq=False)

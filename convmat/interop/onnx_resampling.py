@@ -141,8 +141,11 @@ _ROUNDINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def _nearest(axis: Axis, *, at: _Coordinates, attributes: Any) -> Any:
-    """In single precision, as the runtimes compute it: where two samples are equally near, the last bit decides."""
-    rounding = attributes.get("nearest_mode", "floor")
+    """In single precision, as the runtimes compute it: where two samples are equally near, the last bit decides.
+
+    Before opset 11 the standard does not say how to round; this is onnxruntime's way.
+    """
+    rounding = attributes.get("nearest_mode", "floor" if axis[2] >= 1 else "ceil")
     if rounding not in _ROUNDINGS:
         raise ValueError(f"its nearest_mode={rounding!r} must be one of {', '.join(map(repr, _ROUNDINGS))}")
     index = _ROUNDINGS[rounding](at(np.arange(axis[1], dtype=np.float32), axis))
