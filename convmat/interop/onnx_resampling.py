@@ -131,9 +131,12 @@ _COORDINATES: dict[str, _Coordinates] = {
 }
 """coordinate_transformation_mode -> (outputs m, axis) -> where they read, in samples of the input."""
 
+_EQUALLY_NEAR = 1e-5
+"""By how much a position may miss the middle of two samples and still prefer one of them, for it is rounded."""
+
 _ROUNDINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    "round_prefer_floor": lambda at: np.ceil(at - at.dtype.type(0.5)),
-    "round_prefer_ceil": lambda at: np.floor(at + at.dtype.type(0.5)),
+    "round_prefer_floor": lambda at: np.ceil(at.astype(np.float64) - 0.5 - _EQUALLY_NEAR),
+    "round_prefer_ceil": lambda at: np.floor(at.astype(np.float64) + 0.5 + _EQUALLY_NEAR),
     "floor": np.floor,
     "ceil": np.ceil,
 }
@@ -141,7 +144,7 @@ _ROUNDINGS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 def _nearest(axis: Axis, *, at: _Coordinates, attributes: Any) -> Any:
-    """In single precision, as the runtimes compute it: where two samples are equally near, the last bit decides.
+    """In single precision, as the runtimes compute it: where a position is whole, the last bit decides.
 
     Before opset 11 the standard does not say how to round; this is onnxruntime's way.
     """
