@@ -46,6 +46,7 @@ def input_shape(text: str) -> tuple[str, tuple[int, ...]]:
 def run(parsed: Namespace) -> None:
     """Run the command."""
     from convmat.interop.onnx import from_onnx
+    from convmat.operators import Convolution
 
     if not parsed.model.is_file():
         raise arguments.BadArgument(f"{text.printable(str(parsed.model))} is not a file")
@@ -55,17 +56,18 @@ def run(parsed: Namespace) -> None:
         hint = "; that is --input-shape NAME=1x3x64x64 here" if "input_shapes" in str(error) else ""
         raise arguments.BadArgument(f"{text.printable(str(parsed.model))}: {error}{hint}") from error
 
+    layers = [layer for layer in found.values() if isinstance(layer.operator, Convolution)]
     rows = []
     with Progress("norms") as progress:
-        for done, layer in enumerate(found.values()):
-            progress(done, len(found))
+        for done, layer in enumerate(layers):
+            progress(done, len(layers))
             facts = _facts(layer.operator)
             facts |= {"bias": layer.bias is not None, "inputs": layer.inputs, "outputs": layer.outputs}
             rows.append({"name": layer.name, **facts} | ({} if parsed.no_norms else {"norm": _norm(layer.operator)}))
     if parsed.json:
         print(json.dumps(rows))
         return
-    print(_table(rows, [layer.operator.geometry for layer in found.values()], text.terminal_width()))
+    print(_table(rows, [layer.operator.geometry for layer in layers], text.terminal_width()))
     entries, size = (sum(row[name] for row in rows) for name in ("nnz", "csr_bytes"))
     print(f"{len(rows)} layers, {text.amount(entries)} stored entries, {text.amount(size, 'B')} as CSR"
           f"{'' if parsed.no_norms else '; norms are certified bounds'}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The convolutions of an ONNX model. Needs the extra `onnx`, which is imported when a model is read."""
+"""The linear nodes of an ONNX model. Needs the extra `onnx`, which is imported when a model is read."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def from_onnx(
 
     Returns
     -------
-    dict of str to Layer
-        One entry per ``Conv`` and ``ConvTranspose`` node, in the order of the model. The key is the name of the node,
-        or the name of its first output if the node has no name. In a subgraph (of ``If``, ``Loop``, ``Scan``) the
-        key of that node and the name of the branch come first: ``"if_1/then_branch/conv"``. If two nodes would have
-        one key, the later ones get ``#2``, ``#3``, ... at its end. Functions of the model are inlined, which may rename
-        the nodes in them.
+    Layers
+        A dict with one entry per linear node, in the order of the model. The key is the name of the node, or the name
+        of its first output if the node has no name. In a subgraph (of ``If``, ``Loop``, ``Scan``) the key of that
+        node and the name of the branch come first: ``"if_1/then_branch/conv"``. If two nodes would have one key, the
+        later ones get ``#2``, ``#3``, ... at its end. Functions of the model are inlined, which may rename the nodes
+        in them. Every other node has its key in ``.skipped``, with the reason.
 
     Raises
     ------
@@ -78,12 +78,13 @@ def from_onnx(
     TypeError
         If an argument is of a wrong kind.
     ValueError
-        If `model` is no ONNX model; if `input_shapes` does not fit its inputs; if the size of an image is not fixed
-        (the message says which axes of which tensor, and what to pass); if a weight or bias is computed when the model
-        runs, or is in a file that cannot be read; if the model has quantised convolutions (``QLinearConv``,
-        ``ConvInteger``), which round and so are not linear, or fused ones that a runtime has written; if a node
-        breaks the rules of the standard (the message names it and the field); if the model asks for more than the
-        limits below. Names of the model are shown without control characters.
+        If `model` is no ONNX model; if `input_shapes` does not fit its inputs; if a node breaks the rules of the
+        standard (the message names it and the field); if the model asks for more than the limits below; and for
+        its convolutions: if the size of an image is not fixed (the message says which axes of which tensor, and what to
+        pass); if a weight or bias is computed when the model runs, or is in a file that cannot be read; if they are
+        quantised (``QLinearConv``, ``ConvInteger``), which rounds and so is not linear, or fused ones that a runtime
+        has written. Another node of which this is true is skipped. Names of the model are shown without control
+        characters.
     MemoryError
         If onnx needs more memory than there is.
     OSError
@@ -95,17 +96,33 @@ def from_onnx(
 
     Notes
     -----
-    Weights and biases are initialisers or ``Constant`` nodes, also behind ``Identity``, ``Cast``, ``Reshape``,
-    ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``QuantizeLinear``, ``DequantizeLinear`` and ``ConstantOfShape`` of
-    constants. An initialiser that is an input too is taken at its default. float64 is kept, float16 and bfloat16
-    become float32, exactly. Files of external data are looked for beside a model that is given by its path.
+    A layer is what a node does to each image of a batch, and the first axis of each tensor is the batch. Read are
+    ``Conv`` and ``ConvTranspose``; ``Gemm`` and ``MatMul`` with a constant; ``BatchNormalization``; ``AveragePool``,
+    ``GlobalAveragePool``, ``ReduceMean``, ``ReduceSum``; ``Resize`` (nearest, linear, cubic), ``Upsample``; ``Pad``;
+    ``Mul`` and ``Div`` by a constant, ``Neg``; ``Add``, ``Sub``, ``Sum`` and ``Mean`` of one or more tensors and
+    constants, broadcast; ``Concat``, ``Split``, ``Slice``, ``Gather``, ``Expand``, ``Tile``; ``Reshape``, ``Flatten``,
+    ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``DepthToSpace``, ``SpaceToDepth``; ``Identity``, ``Dropout``, and
+    ``Cast`` to a type that holds every number of the other. Which constants are added is in the offset. How a layer
+    takes several tensors says `Layer`.
+
+    A node that mixes the images of a batch is skipped: one that acts along axis 0, as ``Concat`` and ``Transpose`` may,
+    or whose constant is another one for each image. ``Reshape`` and its like are read where the image before has as
+    many entries as the image after, so that a model whose batch is 1 may move that axis to and fro.
+
+    Weights and other constants are initialisers or ``Constant`` nodes, also behind ``Identity``, ``Cast``,
+    ``Reshape``, ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``QuantizeLinear``, ``DequantizeLinear`` and
+    ``ConstantOfShape`` of constants. An initialiser that is an input too is taken at its default. float64 is kept,
+    float16 and bfloat16 become float32, exactly. Files of external data are looked for beside a model that is given by
+    its path.
 
     Image sizes are those of ONNX shape inference, also where the model computes them from the shapes of its tensors.
-    The batch may have any size. ``DeformConv`` and other operators are passed over.
+    The batch of a convolution may have any size. Other nodes than convolutions are read from version 7 of the
+    operators on, with which they broadcast as they do today.
 
-    Models from strangers are refused before they cost much: all constants that are computed may have 256 MiB, and 16
-    bytes for each byte of the tensors of the model, together; functions may become 65,536 nodes and 256 MiB where they
-    are called; ``Expand`` may make 1,024 axes; sizes may depend on computed sizes 256 times in a row.
+    Models from strangers are refused before they cost much: all constants that are computed, and the matrices along an
+    axis, may have 256 MiB, and 16 bytes for each byte of the tensors of the model, together; functions may become
+    65,536 nodes and 256 MiB where they are called; ``Expand`` may make 1,024 axes; sizes may depend on computed sizes
+    256 times in a row.
 
     Padding, per axis, for span = d (K - 1) + 1 and input size n:
 
@@ -136,9 +153,15 @@ def from_onnx(
     ``output_padding`` of at least s, and less than d: onnxruntime refuses it. ``pads`` together with an ``auto_pad``
     are refused, as the standard says.
 
+    ``AveragePool`` and ``Resize`` are those of onnxruntime, too. ONNX shape inference makes an output larger by one
+    where ``ceil_mode`` has a window that begins behind the image, or smaller by one where n times the scale is whole in
+    single precision alone; what follows such a node has the sizes of the inference. A pool with a window that lies in
+    the padding is skipped. Before version 11, ``Resize`` does not say which sample is nearest: it is the one before a
+    position, or the one behind if the axis becomes smaller.
+
     References
     ----------
-    .. [1] The ONNX standard, operators ``Conv`` and ``ConvTranspose``, https://onnx.ai/onnx/operators
+    .. [1] The ONNX standard, https://onnx.ai/onnx/operators
     .. [2] onnxruntime 1.32 on a CPU, compared in the tests; the evaluator is ``onnx.reference`` of onnx 1.23.
 
     Examples
