@@ -103,6 +103,8 @@ def _layer(name: str, place: Place, constants: Constants) -> Layer[ImageOperator
         raise ValueError("it is not linear, or not an operator that is read")
     node = Node.of(place, _schema(operator, constants.opsets.get("")), constants)
     A, offset = reader.read(node)
+    if min(A.output_shape) < 1:
+        raise ValueError(f"it makes images of shape {A.output_shape}, which have no entries")
     declared = node.results[0].shape
     if reader.inferred and len(node.results) == 1 and declared is not None and not _agree(declared[1:], A.output_shape):
         raise ValueError(f"it makes {node.results[0]} by shape inference, and an image of shape {A.output_shape} here")
