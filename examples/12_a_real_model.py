@@ -16,6 +16,7 @@ from _picture import save_picture
 
 from convmat import ConvTranspose2d, norm_bounds, plot
 from convmat.interop.onnx import from_onnx
+from convmat.operators import Convolution
 
 try:
     import onnx
@@ -41,7 +42,8 @@ if package is None or package.origin is None:
 path = Path(package.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
 model = onnx.load(path)
 image = np.broadcast_to(plot.photo(SIZE), (1, 3, SIZE, SIZE)).astype(np.float32) * 2 - 1
-layers = from_onnx(path, input_shapes={"x": image.shape})
+found = from_onnx(path, input_shapes={"x": image.shape})
+layers = {name: layer for name, layer in found.items() if isinstance(layer.operator, Convolution)}
 
 # %%
 # onnxruntime runs the whole model once, and gives every tensor that a convolution reads or makes.

@@ -1,20 +1,20 @@
-"""The convolutions of an ONNX model. Needs the extra `onnx`, which is imported when a model is read."""
+"""The linear nodes of an ONNX model. Needs the extra `onnx`, which is imported when a model is read."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.layer import Layer, unused
+from convmat.interop import onnx_nodes
+from convmat.interop.layer import Layer, Layers, unused
 from convmat.interop.onnx_attributes import Attributes
 from convmat.interop.onnx_checks import STANDARD, printable
-from convmat.interop.onnx_constants import Constants, NotConstantError
+from convmat.interop.onnx_constants import DTYPES, Constants, NotConstantError
 from convmat.interop.onnx_graph import Place, load, opsets, walk
 from convmat.interop.onnx_shapes import check_axes, fix, image_size, infer
 from convmat.operators import Conv1d, Conv2d, Conv3d, Convolution, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
@@ -32,9 +32,6 @@ _OPERATORS: dict[tuple[str, int], Callable[..., Convolution]] = {
     ("ConvTranspose", 2): ConvTranspose2d,
     ("ConvTranspose", 3): ConvTranspose3d,
 }
-
-_DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32}
-"""Type of a weight -> the type of its operator, which holds every number of the former."""
 
 _QUANTISED = "rounds to integers, and so is no linear map"
 _FUSED = "is an operator of one runtime, not of the standard: read the model as it was before it was optimised"
@@ -54,8 +51,8 @@ def from_onnx(
     model: str | os.PathLike[str] | bytes | ModelProto,
     *,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, Layer[Convolution]]:
-    """Every convolution and transposed convolution of an ONNX model, as an operator with an offset.
+) -> Layers:
+    """Every linear node of an ONNX model, as an operator with an offset.
 
     Parameters
     ----------
@@ -67,12 +64,12 @@ def from_onnx(
 
     Returns
     -------
-    dict of str to Layer
-        One entry per ``Conv`` and ``ConvTranspose`` node, in the order of the model. The key is the name of the node,
-        or the name of its first output if the node has no name. In a subgraph (of ``If``, ``Loop``, ``Scan``) the
-        key of that node and the name of the branch come first: ``"if_1/then_branch/conv"``. If two nodes would have
-        one key, the later ones get ``#2``, ``#3``, ... at its end. Functions of the model are inlined, which may rename
-        the nodes in them.
+    Layers
+        A dict with one entry per linear node, in the order of the model. The key is the name of the node, or the name
+        of its first output if the node has no name. In a subgraph (of ``If``, ``Loop``, ``Scan``) the key of that
+        node and the name of the branch come first: ``"if_1/then_branch/conv"``. If two nodes would have one key, the
+        later ones get ``#2``, ``#3``, ... at its end. Functions of the model are inlined, which may rename the nodes
+        in them. Every other node has its key in ``.skipped``, with the reason.
 
     Raises
     ------
@@ -81,12 +78,13 @@ def from_onnx(
     TypeError
         If an argument is of a wrong kind.
     ValueError
-        If `model` is no ONNX model; if `input_shapes` does not fit its inputs; if the size of an image is not fixed
-        (the message says which axes of which tensor, and what to pass); if a weight or bias is computed when the model
-        runs, or is in a file that cannot be read; if the model has quantised convolutions (``QLinearConv``,
-        ``ConvInteger``), which round and so are not linear, or fused ones that a runtime has written; if a node
-        breaks the rules of the standard (the message names it and the field); if the model asks for more than the
-        limits below. Names of the model are shown without control characters.
+        If `model` is no ONNX model; if `input_shapes` does not fit its inputs; if a node breaks the rules of the
+        standard (the message names it and the field); if the model asks for more than the limits below; and for
+        its convolutions: if the size of an image is not fixed (the message says which axes of which tensor, and what to
+        pass); if a weight or bias is computed when the model runs, or is in a file that cannot be read; if they are
+        quantised (``QLinearConv``, ``ConvInteger``), which rounds and so is not linear, or fused ones that a runtime
+        has written. Another node of which this is true is skipped. Names of the model are shown without control
+        characters.
     MemoryError
         If onnx needs more memory than there is.
     OSError
@@ -98,17 +96,33 @@ def from_onnx(
 
     Notes
     -----
-    Weights and biases are initialisers or ``Constant`` nodes, also behind ``Identity``, ``Cast``, ``Reshape``,
-    ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``QuantizeLinear``, ``DequantizeLinear`` and ``ConstantOfShape`` of
-    constants. An initialiser that is an input too is taken at its default. float64 is kept, float16 and bfloat16
-    become float32, exactly. Files of external data are looked for beside a model that is given by its path.
+    A layer is what a node does to each image of a batch, and the first axis of each tensor is the batch. Read are
+    ``Conv`` and ``ConvTranspose``; ``Gemm`` and ``MatMul`` with a constant; ``BatchNormalization``; ``AveragePool``,
+    ``GlobalAveragePool``, ``ReduceMean``, ``ReduceSum``; ``Resize`` (nearest, linear, cubic), ``Upsample``; ``Pad``;
+    ``Mul`` and ``Div`` by a constant, ``Neg``; ``Add``, ``Sub``, ``Sum`` and ``Mean`` of one or more tensors and
+    constants, broadcast; ``Concat``, ``Split``, ``Slice``, ``Gather``, ``Expand``, ``Tile``; ``Reshape``, ``Flatten``,
+    ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``DepthToSpace``, ``SpaceToDepth``; ``Identity``, ``Dropout``, and
+    ``Cast`` to a type that holds every number of the other. Which constants are added is in the offset. How a layer
+    takes several tensors says `Layer`.
+
+    A node that mixes the images of a batch is skipped: one that acts along axis 0, as ``Concat`` and ``Transpose`` may,
+    or whose constant is another one for each image. ``Reshape`` and its like are read where the image before has as
+    many entries as the image after, so that a model whose batch is 1 may move that axis to and fro.
+
+    Weights and other constants are initialisers or ``Constant`` nodes, also behind ``Identity``, ``Cast``,
+    ``Reshape``, ``Squeeze``, ``Unsqueeze``, ``Transpose``, ``QuantizeLinear``, ``DequantizeLinear`` and
+    ``ConstantOfShape`` of constants. An initialiser that is an input too is taken at its default. float64 is kept,
+    float16 and bfloat16 become float32, exactly. Files of external data are looked for beside a model that is given by
+    its path.
 
     Image sizes are those of ONNX shape inference, also where the model computes them from the shapes of its tensors.
-    The batch may have any size. ``DeformConv`` and other operators are passed over.
+    The batch of a convolution may have any size. Other nodes than convolutions are read from version 7 of the
+    operators on, with which they broadcast as they do today.
 
-    Models from strangers are refused before they cost much: all constants that are computed may have 256 MiB, and 16
-    bytes for each byte of the tensors of the model, together; functions may become 65,536 nodes and 256 MiB where they
-    are called; ``Expand`` may make 1,024 axes; sizes may depend on computed sizes 256 times in a row.
+    Models from strangers are refused before they cost much: all constants that are computed, and the matrices along an
+    axis, may have 256 MiB, and 16 bytes for each byte of the tensors of the model, together; functions may become
+    65,536 nodes and 256 MiB where they are called; ``Expand`` may make 1,024 axes; sizes may depend on computed sizes
+    256 times in a row.
 
     Padding, per axis, for span = d (K - 1) + 1 and input size n:
 
@@ -139,9 +153,15 @@ def from_onnx(
     ``output_padding`` of at least s, and less than d: onnxruntime refuses it. ``pads`` together with an ``auto_pad``
     are refused, as the standard says.
 
+    ``AveragePool`` and ``Resize`` are those of onnxruntime, too. ONNX shape inference makes an output larger by one
+    where ``ceil_mode`` has a window that begins behind the image, or smaller by one where n times the scale is whole in
+    single precision alone; what follows such a node has the sizes of the inference. A pool with a window that lies in
+    the padding is skipped. Before version 11, ``Resize`` does not say which sample is nearest: it is the one before a
+    position, or the one behind if the axis becomes smaller.
+
     References
     ----------
-    .. [1] The ONNX standard, operators ``Conv`` and ``ConvTranspose``, https://onnx.ai/onnx/operators
+    .. [1] The ONNX standard, https://onnx.ai/onnx/operators
     .. [2] onnxruntime 1.32 on a CPU, compared in the tests; the evaluator is ``onnx.reference`` of onnx 1.23.
 
     Examples
@@ -172,18 +192,28 @@ def from_onnx(
     constants = Constants(folder, opsets(proto))
     _refuse(walk(proto.graph))
     fix(proto.graph, input_shapes)
-    found: dict[str, _Convolution] = {}
-    times: Counter[str] = Counter()
-    for place in _convolutions(proto.graph):
-        name = unused(place.key, found, times)
-        found[name] = _read(name, place, constants)
+    keys, times = dict[str, None](), Counter[str]()
+    convolutions: dict[str, _Convolution] = {}
+    for place in walk(proto.graph):
+        key = unused(place.key, keys, times)
+        keys[key] = None
+        place.node.doc_string = key  # by which it is found again, for inference drops nodes and copies the others
+        if _is_convolution(place.node):
+            convolutions[key] = _read(key, place, constants)
     graph = infer(proto, constants).graph
-    places = _convolutions(graph)
-    return {name: _layer(found[name], place, graph) for name, place in zip(found, places, strict=True)}
-
-
-def _convolutions(graph: GraphProto) -> Iterator[Place]:
-    return (place for place in walk(graph) if _is_convolution(place.node) and place.node.domain in STANDARD)
+    places = {place.node.doc_string: place for place in walk(graph)}
+    layers = Layers()
+    for key in keys:
+        if key in convolutions:
+            layers[key] = _layer(convolutions[key], places[key], graph)
+        elif key not in places:
+            layers.skipped[key] = "it computes sizes"
+        else:
+            try:
+                layers[key] = onnx_nodes.read(key, places[key], constants)
+            except ValueError as error:
+                layers.skipped[key] = str(error)
+    return layers
 
 
 def _is_convolution(node: NodeProto) -> bool:
@@ -273,6 +303,6 @@ def _floats(constants: Constants, place: Place, index: int, what: str) -> NDArra
         array = constants.value(tensor, place.scope, f"{role} {tensor!r}")
     except NotConstantError as error:
         raise ValueError(str(error)) from error
-    if array.dtype.name not in _DTYPES:
-        raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(_DTYPES)}")
-    return array.astype(_DTYPES[array.dtype.name], copy=False)
+    if array.dtype.name not in DTYPES:
+        raise ValueError(f"{role} {tensor!r} has dtype {array.dtype}: it must be one of {', '.join(DTYPES)}")
+    return array.astype(DTYPES[array.dtype.name], copy=False)

@@ -22,13 +22,13 @@ def _odd_at_beginning(total: int) -> tuple[int, int]:
     return total - total // 2, total // 2
 
 
-_SPLITS = {
+SPLITS = {
     "NOTSET": _odd_at_beginning,
     "VALID": _odd_at_beginning,
     "SAME_UPPER": _odd_at_end,
     "SAME_LOWER": _odd_at_beginning,
 }
-"""auto_pad -> how the pads of a transposed convolution share a total into (lo, hi)."""
+"""auto_pad -> how the pads of a transposed convolution or a pool share a total into (lo, hi)."""
 
 _WORDS = {"VALID": "valid", "SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}
 """auto_pad -> the padding of a convolution."""
@@ -87,8 +87,8 @@ class Attributes:
             return values
 
         auto_pad = given["auto_pad"].s.decode(errors="backslashreplace") if "auto_pad" in given else "NOTSET"
-        if auto_pad not in _SPLITS:
-            raise ValueError(f"{what}: auto_pad={auto_pad!r} must be one of {', '.join(map(repr, _SPLITS))}")
+        if auto_pad not in SPLITS:
+            raise ValueError(f"{what}: auto_pad={auto_pad!r} must be one of {', '.join(map(repr, SPLITS))}")
         pads = integers("pads", (0,) * (2 * dims), 0)
         if auto_pad != "NOTSET" and "pads" in given:
             raise ValueError(f"{what}: pads={list(pads)} and auto_pad={auto_pad!r} exclude each other")
@@ -122,7 +122,7 @@ class Attributes:
                 (n - 1) * s + span + e - wanted
                 for n, s, span, e, wanted in zip(size, self.stride, self.span, extra, self.output_shape, strict=True)
             ]
-            pads = tuple(_SPLITS[self.auto_pad](max(0, total)) for total in excess)
+            pads = tuple(SPLITS[self.auto_pad](max(0, total)) for total in excess)
             extra = tuple(e + max(0, -total) for e, total in zip(extra, excess, strict=True))
         return common | {"padding": pads, "output_padding": extra}
 
@@ -131,4 +131,4 @@ class Attributes:
         if not self.transposed or self.output_shape is not None or not self.auto_pad.startswith("SAME"):
             return None
         totals = (span + e - s for span, e, s in zip(self.span, self.output_padding, self.stride, strict=True))
-        return tuple(_SPLITS[self.auto_pad](max(0, total)) for total in totals)
+        return tuple(SPLITS[self.auto_pad](max(0, total)) for total in totals)

@@ -31,6 +31,9 @@ CONSTANT = (
 )
 """The operators through which a weight is followed: they move or convert single numbers, and never add any up."""
 
+DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32}
+"""Type of a tensor -> the type of an operator, which holds every number of the former."""
+
 FOLDED, FOLDED_PER_BYTE = 2**28, 16
 """Bytes that all computed constants of a model may have together, and those more for each byte of its tensors."""
 
@@ -59,13 +62,18 @@ class Constants:
         ValueError
             If it cannot be read or computed, or is larger than what may be computed.
         """
-        known, begun, waiting = scope.known, set(), [name]
+        known, begun, waiting = scope.known, set[str](), [name]
         while waiting:
             tensor = waiting[-1]
             if tensor in known:
                 waiting.pop()
                 continue
-            node = self._node(tensor, scope, what)
+            try:
+                node = self._node(scope.varying.get(tensor, tensor), scope, what)
+            except NotConstantError:
+                above = [used for used in (*begun, tensor) if used not in known]
+                scope.varying.update(dict.fromkeys(above, scope.varying.get(tensor, tensor)))
+                raise
             if node is None:
                 known[tensor] = self._array(scope.tensors[tensor], what)
                 continue
@@ -77,6 +85,22 @@ class Constants:
             begun.add(tensor)
             waiting += missing
         return known[name]
+
+    def reserve(self, entries: int, what: str) -> None:
+        """Take the bytes of so many numbers, which are to be computed for `what`, from what is left.
+
+        Raises
+        ------
+        ValueError
+            If there are not so many.
+        """
+        size = entries * _LARGEST_NUMBER
+        if size > self.left:
+            raise ValueError(
+                f"{what} asks for {entries} numbers: all that is computed for the nodes of a model may have {FOLDED} "
+                f"bytes, and {FOLDED_PER_BYTE} for each byte of the tensors of the model"
+            )
+        self.left -= size
 
     def _node(self, name: str, scope: Scope, what: str) -> NodeProto | None:
         """The node that makes a tensor; None if it is stored."""

@@ -88,6 +88,8 @@ class Scope:
     """The type and shape of a tensor."""
     known: dict[str, NDArray[Any]] = field(default_factory=dict)
     """The values that were asked for."""
+    varying: dict[str, str] = field(default_factory=dict)
+    """Tensors that were asked for and are not constant -> the one among those they are made of that shows it."""
 
     def inside(self, graph: GraphProto) -> Scope:
         """The scope of a graph in this one.
@@ -108,6 +110,15 @@ class Scope:
             self.producers.new_child({name: node for node in graph.node for name in node.output}),
             self.values.new_child({value.name: value for value in (*graph.input, *graph.output, *graph.value_info)}),
         )
+
+    def kind(self, name: str) -> str:
+        """The type of the numbers of a tensor, as numpy names it; empty if it is not known."""
+        from onnx import TensorProto, helper
+
+        known = self.values[name].type.tensor_type.elem_type if name in self.values else 0
+        number = self.tensors[name].data_type if name in self.tensors else known
+        numbers = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+        return helper.tensor_dtype_to_np_dtype(number).name if number in numbers else ""
 
     def shape(self, name: str) -> Shape | None:
         """The shape of a tensor; None if not even its number of axes is known."""
@@ -164,3 +175,8 @@ def declared(value: ValueInfoProto) -> Shape | None:
     if not tensor.HasField("shape"):
         return None
     return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
+
+
+def shown(shape: Shape) -> str:
+    """A shape as Python writes a tuple, with a question mark for an open axis."""
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + (",)" if len(shape) == 1 else ")")

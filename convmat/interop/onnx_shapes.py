@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convmat.interop.onnx_checks import STANDARD, check_node, printable, reading, title
 from convmat.interop.onnx_constants import Constants, NotConstantError
-from convmat.interop.onnx_graph import Place, Scope, Shape, declared, walk
+from convmat.interop.onnx_graph import Place, Scope, Shape, declared, shown, walk
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
@@ -234,8 +234,7 @@ def image_size(place: Place, channels: int, dims: int, graph: GraphProto, what: 
 
 
 def _read(place: Place, shape: Shape) -> str:
-    sizes = ", ".join("?" if size is None else str(size) for size in shape)
-    return f"{place.node.input[0]!r} of shape ({sizes})"
+    return f"{place.node.input[0]!r} of shape {shown(shape)}"
 
 
 def _advice(graph: GraphProto) -> str:

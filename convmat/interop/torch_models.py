@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convmat.interop.layer import Layer, Layers, unused
+from convmat.interop.layer import Layer, Layers, as_bias, unused
 from convmat.interop.torch import image_of, joined
 from convmat.interop.torch_layers import READERS, is_quantised, kind_of, reader_of, why_not_linear
 from convmat.interop.torch_modules import (
@@ -200,7 +200,7 @@ def affine_pieces(sequential: Module, input_size: int | Sequence[int]) -> list[L
         A, offset = joined(run, shape, dtype)
         name = "+".join(path or type(layer).__name__ for path, layer in run)
         target = run[-1][0] if run else source
-        bias = None if offset is None else _bias(offset, A.output_shape)
+        bias = None if offset is None else as_bias(offset, A.output_shape)
         pieces.append(Layer(name or "identity", simplify(A), bias, (source,), (target,)))
         if between is not None:
             source, layer = between
@@ -397,13 +397,4 @@ def _read(module: Any, taken: Shape, made: Shape, dtype: np.dtype[Any]) -> tuple
                     output_size=made[1:])  # fmt: skip
     if A.output_shape != made:
         raise ValueError(f"it made an image of shape {made} of one of shape {taken}, not {A.output_shape}")
-    return A, None if offset is None else _bias(offset, A.output_shape)
-
-
-def _bias(offset: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    """An image that broadcasts to a shape as a `Layer` keeps it, read-only: one value per channel, where it is so."""
-    bias = np.array(offset).reshape(*(1,) * (len(shape) - offset.ndim), *offset.shape)
-    if bias.size == bias.shape[0]:
-        bias = bias.reshape(-1)
-    bias.flags.writeable = False
-    return bias
+    return A, None if offset is None else as_bias(offset, A.output_shape)

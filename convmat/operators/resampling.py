@@ -2,6 +2,8 @@
 
 Output m reads at the position u = r (m + 1/2) - 1/2, where the ratio r is N / M, or 1 / f if a scale factor f is given;
 with the corners aligned, at r m with r = (N - 1) / (M - 1). A `Separable` of these matrices resamples images.
+
+`samples`, `linear_at` and `cubic_at` are the same for positions of another convention.
 """
 
 from __future__ import annotations
@@ -9,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, csr_array
 
-_KEYS = -0.75
+KEYS = -0.75
 """The parameter of the cubic kernel of Keys that PyTorch and OpenCV take (Keys himself has -1/2)."""
 
 
@@ -46,7 +48,7 @@ def nearest(size: int, output: int, scale: float | None = None, *, exact: bool =
     ratio = np.float32(size) / np.float32(output) if scale is None else np.float32(1 / scale)
     position = np.floor((m + np.float32(0.5)) * ratio if exact else m * ratio)
     index = np.minimum(position.astype(np.int64), size - 1)
-    return _matrix(index[:, None], np.ones((output, 1)), size)
+    return samples(index, size)
 
 
 def linear(size: int, output: int, scale: float | None = None, *, align_corners: bool = False) -> csr_array:
@@ -77,10 +79,7 @@ def linear(size: int, output: int, scale: float | None = None, *, align_corners:
     >>> linear(2, 5, align_corners=True) @ [0.0, 4.0]
     array([0., 1., 2., 3., 4.])
     """
-    position = _positions(size, output, None if size == output else scale, align_corners).clip(0, size - 1)
-    index = np.floor(position).astype(np.int64)
-    beyond = position - index
-    return _matrix(np.stack([index, index + 1], 1).clip(0, size - 1), np.stack([1 - beyond, beyond], 1), size)
+    return linear_at(_positions(size, output, None if size == output else scale, align_corners), size)
 
 
 def cubic(size: int, output: int, scale: float | None = None, *, align_corners: bool = False) -> csr_array:
@@ -110,11 +109,7 @@ def cubic(size: int, output: int, scale: float | None = None, *, align_corners: 
     >>> cubic(4, 7, align_corners=True) @ [0.0, 2.0, 4.0, 6.0]
     array([0. , 0.8125, 2. , 3. , 4. , 5.1875, 6. ])
     """
-    position = _positions(size, output, scale, align_corners)
-    index = np.floor(position).astype(np.int64)
-    distance = np.abs((position - index)[:, None] - np.arange(-1, 3))  # (M, 4)
-    taps = (index[:, None] + np.arange(-1, 3)).clip(0, size - 1)
-    return _matrix(taps, _keys(distance), size)
+    return cubic_at(_positions(size, output, scale, align_corners), size)
 
 
 def average(size: int, output: int) -> csr_array:
@@ -147,6 +142,85 @@ def average(size: int, output: int) -> csr_array:
     return csr_array((data, indices, indptr), shape=(output, size))
 
 
+def samples(index: ArrayLike, size: int) -> csr_array:
+    """One sample for each output.
+
+    Parameters
+    ----------
+    index : array_like of int, shape (M,)
+        The sample that each output reads, in 0..N - 1.
+    size : int
+        N.
+
+    Returns
+    -------
+    csr_array, shape (M, N)
+
+    Examples
+    --------
+    >>> from convmat.operators.resampling import samples
+    >>> samples([2, 0, 0], 3) @ [1.0, 2.0, 3.0]
+    array([3., 1., 1.])
+    """
+    taps = np.asarray(index, dtype=np.int64)[:, None]
+    return weighted(taps, np.ones(taps.shape), size)
+
+
+def linear_at(position: ArrayLike, size: int) -> csr_array:
+    """Linear interpolation; positions before the first sample read the first, beyond the last the last.
+
+    Parameters
+    ----------
+    position : array_like, shape (M,)
+        Where each output reads, in samples of the input.
+    size : int
+        N.
+
+    Returns
+    -------
+    csr_array, shape (M, N)
+
+    Examples
+    --------
+    >>> from convmat.operators.resampling import linear_at
+    >>> linear_at([-1.0, 0.25, 1.0], 2) @ [0.0, 4.0]
+    array([0., 1., 4.])
+    """
+    inside = np.clip(position, 0, size - 1)
+    index = np.floor(inside).astype(np.int64)
+    beyond = inside - index
+    return weighted(np.stack([index, index + 1], 1).clip(0, size - 1), np.stack([1 - beyond, beyond], 1), size)
+
+
+def cubic_at(position: ArrayLike, size: int, a: float = KEYS) -> csr_array:
+    """Cubic convolution (Keys), the border replicated.
+
+    Parameters
+    ----------
+    position : array_like, shape (M,)
+        Where each output reads, in samples of the input.
+    size : int
+        N.
+    a : float
+        The parameter of the kernel.
+
+    Returns
+    -------
+    csr_array, shape (M, N)
+
+    Examples
+    --------
+    >>> from convmat.operators.resampling import cubic_at
+    >>> cubic_at([1.0, 1.5], 4, a=-0.5) @ [0.0, 2.0, 4.0, 6.0]
+    array([2., 3.])
+    """
+    at = np.asarray(position)
+    index = np.floor(at).astype(np.int64)
+    distance = np.abs((at - index)[:, None] - np.arange(-1, 3))  # (M, 4)
+    taps = (index[:, None] + np.arange(-1, 3)).clip(0, size - 1)
+    return weighted(taps, _keys(distance, a), size)
+
+
 def _positions(size: int, output: int, scale: float | None, align_corners: bool) -> NDArray[Any]:
     """Where each output reads, in samples of the input. (M,)"""
     m = np.arange(output)
@@ -155,15 +229,35 @@ def _positions(size: int, output: int, scale: float | None, align_corners: bool)
     return (size / output if scale is None else 1 / scale) * (m + 0.5) - 0.5
 
 
-def _keys(t: NDArray[Any]) -> NDArray[Any]:
+def _keys(t: NDArray[Any], a: float) -> NDArray[Any]:
     """The kernel of Keys at the distances t >= 0."""
-    near = ((_KEYS + 2) * t - (_KEYS + 3)) * t * t + 1
-    far = ((_KEYS * t - 5 * _KEYS) * t + 8 * _KEYS) * t - 4 * _KEYS
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
 
 
-def _matrix(taps: NDArray[np.int64], weights: NDArray[Any], size: int) -> csr_array:
-    """Row m has weights[m] at the columns taps[m]; equal columns add up, zeros are not stored."""
+def weighted(taps: NDArray[np.int64], weights: NDArray[Any], size: int) -> csr_array:
+    """Row m has weights[m] at the columns taps[m]; equal columns add up, zeros are not stored.
+
+    Parameters
+    ----------
+    taps, weights : ndarray, shape (M, K)
+        Columns in 0..N - 1, and what stands there.
+    size : int
+        N.
+
+    Returns
+    -------
+    csr_array, shape (M, N)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convmat.operators.resampling import weighted
+    >>> weighted(np.array([[0, 1], [2, 2]]), np.array([[0.5, 0.5], [1.0, 2.0]]), 3).toarray()
+    array([[0.5, 0.5, 0. ],
+           [0. , 0. , 3. ]])
+    """
     rows = np.repeat(np.arange(len(taps)), taps.shape[1])
     matrix = coo_array((weights.reshape(-1), (rows, taps.reshape(-1))), shape=(len(taps), size)).tocsr()
     matrix.eliminate_zeros()
