@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+import scipy.linalg
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
@@ -149,19 +150,24 @@ def gram_toeplitz(layer: Layer) -> float:
     allowed = [steps for steps in range(1, TOEPLITZ_STEPS + 1) if toeplitz_work(layer, steps) <= TOEPLITZ_WORK]
     steps = max(allowed, default=1)
     sizes = [scipy.fft.next_fast_len(2**steps * (k - 1) + 1, real=True) for k in layer.taps]
-    found = 0.0
-    for kernel in layer.kernel:
-        wide = kernel if len(kernel) <= kernel.shape[1] else kernel.swapaxes(0, 1)
-        gram, log = scipy.fft.rfft2(wide.transpose(2, 3, 0, 1), sizes, axes=(0, 1), workers=workers()), 0.0
+    return max(_gram_of_kernel(kernel, sizes, steps) for kernel in layer.kernel)
+
+
+def _gram_of_kernel(kernel: Array, sizes: Sequence[int], steps: int) -> float:
+    wide = kernel if len(kernel) <= kernel.shape[1] else kernel.swapaxes(0, 1)
+    at = symbol(wide[None], sizes, (1, 1))
+    size = max(float(np.linalg.norm(wide.reshape(len(wide), -1))), 1e-300)
+
+    def last(f: int) -> Matrices:
+        gram = at(f) / size
         for _ in range(steps):
-            size = max(float(np.abs(gram).max()), 1e-300)
-            gram /= size
-            log = 2 * (log + math.log(size))
-            gram = gram @ gram.conj().swapaxes(2, 3)
-        last = scipy.fft.irfft2(gram, sizes, axes=(0, 1), workers=workers())
-        rows = float(np.abs(last).sum(axis=(0, 1, 3)).max())
-        found = max(found, math.exp(2.0**-steps * (log + math.log(max(rows, 1e-300)))))
-    return found
+            gram = gram @ gram.conj().swapaxes(1, 2)
+        return gram
+
+    with threadpool_limits(1), ThreadPoolExecutor(workers()) as pool:
+        rows = np.stack(list(pool.map(last, range(sizes[0]))))
+    iterate = scipy.fft.irfft2(rows, sizes, axes=(0, 1), workers=workers(), overwrite_x=True)
+    return size * float(np.abs(iterate).sum(axis=(0, 1, 3)).max()) ** 2.0**-steps
 
 
 SAMPLES = 50
@@ -191,8 +197,14 @@ def singla(layer: Layer) -> float:
         layer.kernel.transpose(0, 1, 3, 2, 4).reshape(groups, outs * height, ins * width),
         layer.kernel.transpose(0, 1, 4, 2, 3).reshape(groups, outs * width, ins * height),
     )
-    least = np.min([np.linalg.norm(matrix, 2, axis=(1, 2)) for matrix in unfolded], axis=0)
+    least = np.min([[norm(part) for part in parts] for parts in unfolded], axis=0)
     return math.sqrt(height * width) * float(least.max())
+
+
+def norm(matrix: Array) -> float:
+    """The largest singular value alone."""
+    gram = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+    return math.sqrt(max(0.0, scipy.linalg.eigvalsh(gram, subset_by_index=[len(gram) - 1] * 2)[0]))
 
 
 HOPM_STEPS = 100
