@@ -189,6 +189,10 @@ class Axis:
         lo, taps = self.lo + self.stride * later.lo, self.taps * later.taps
         return Axis(self.size, taps, self.stride * later.stride, dilation, lo, 0, mode)
 
+    def shortened(self, samples: int) -> Axis:
+        """The axis without a multiple of the stride in its middle, of so many samples at least, if it has as many."""
+        return replace(self, size=min(self.size, samples + (self.size - samples) % self.stride))
+
     def turned(self) -> Axis:
         """The axis of the transpose, for stride 1: its taps are those of this one, the last one first."""
         return Axis(self.output, self.taps, 1, self.dilation, self.span - 1 - self.lo, 0, self.mode)

@@ -451,7 +451,8 @@ def lanczos(A, kernel, torus):
     from convmat.products import Products
 
     weight = A.geometry.kernel(kernel).reshape(A.geometry.weight_shape)
-    return lower_bound(A.geometry, kernel, Products(A.geometry, as_weight(weight), "auto"), torus, 1e-2)
+    double = type(A)._of(Products(A.geometry, as_weight(weight), "auto"))
+    return lower_bound(double, kernel, torus, 1e-2, [None] * A.geometry.ndim)
 
 
 def assert_enclosed(A):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +19,10 @@ from convmat.operators.factors import IndexMap
 from convmat.products import Products
 from convmat.products.symbol import periodic, symbol
 from convmat.products.waves import Waves
+from convmat.spectrum.completion import completed_bound
+from convmat.spectrum.grams import banded
 from convmat.spectrum.lanczos import BASIS, largest
-from convmat.spectrum.proof import GAIN, STEPS, WORK, affordable, blocks_for, proven_above
+from convmat.spectrum.proof import GAIN, STEPS, WORK, above, affordable, blocks_for, proven_above
 from convmat.spectrum.scaling import near_one, times_power
 from convmat.spectrum.torus import EPS, TorusBound, embed, rounding, torus_bound
 from convmat.spectrum.values import (
@@ -32,6 +35,7 @@ from convmat.spectrum.values import (
     outer,
     rank_one_kernels,
 )  # fmt: skip
+from convmat.spectrum.windows import Coupling, cuts, inside, shortened, windows
 from convmat.taps import Axis
 
 SMALL = 2**16
@@ -47,6 +51,12 @@ _SINGLE = float(np.finfo(np.float32).eps)
 
 _FEW_BLOCKS = 12
 """Blocks of one channel each whose norms are taken one by one."""
+
+_PLENTY, _SPANS = 200, 3.3
+"""Samples of an axis, and spans of the kernel over sqrt(rtol), beyond which a larger image hardly has a larger norm."""
+
+_MANY_CHANNELS = 8
+"""Channels of a group from which on A^H A is made of products of taps, and not from the matrix."""
 
 _SWEEPS = 20
 """Steps of the power iteration with absolute weights."""
@@ -71,20 +81,36 @@ def convolution_bounds(A: Convolution, rtol: float) -> tuple[float, float]:
         return 0.0, 0.0
     lower, upper = exact_bounds(geometry, kernel) or (0.0, math.inf)
     if upper > (1 + rtol) * lower:
-        check_images(geometry.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
-        products = Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked)
-        if found := cholesky_bounds(geometry, kernel, products, rtol, torus_work(geometry)):
-            return outwards(*found, int(powers.item()))
-        torus = torus_bound(geometry, kernel, rtol)
-        lower = max(lower, lower_bound(geometry, kernel, products, torus, rtol))
-        upper = min(upper, torus.upper)
-        if upper > (1 + rtol) * lower:
-            upper = min(upper, channel_bound(geometry, kernel))
-        if upper > (1 + rtol) * lower:
-            upper = min([upper, *schur_bounds(conv, kernel, (1 + rtol) * lower)])
-        if upper > (1 + rtol) * lower and (found := cholesky_bounds(geometry, kernel, products, rtol, WORK)):
-            lower, upper = max(lower, found[0]), min(upper, found[1])
+        lower, upper = _refined(conv, kernel, rtol)
     return outwards(lower, upper, int(powers.item()))
+
+
+def _refined(conv: Convolution, kernel: NDArray[Any], rtol: float) -> tuple[float, float]:
+    """The cheap bounds first; products and matrices are those of a smaller image, where that says enough."""
+    geometry = conv.geometry
+    short = shortened(
+        geometry, [max(_PLENTY, math.ceil(_SPANS * axis.span / math.sqrt(rtol))) for axis in geometry.axes]
+    )
+    check_images(short.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
+    near = of_size(conv, short, kernel)
+    whole = short.input_size == geometry.input_size
+    if whole and (found := cholesky_bounds(near, kernel, rtol, torus_work(geometry))):
+        return found
+    torus = torus_bound(geometry, kernel, rtol)
+    lower = lower_bound(near, kernel, torus, rtol, cuts(short, geometry))
+    upper = torus.upper
+    if upper > (1 + rtol) * lower:
+        upper = min(upper, completed_bound(geometry, kernel, lower, rtol))
+    if upper > (1 + rtol) * lower:
+        upper = min(upper, channel_bound(geometry, kernel))
+    if upper > (1 + rtol) * lower and whole:
+        upper = min([upper, *schur_bounds(near, kernel, (1 + rtol) * lower)])
+    if upper > (1 + rtol) * lower and whole and (found := cholesky_bounds(near, kernel, rtol, WORK)):
+        lower, upper = max(lower, found[0]), min(upper, found[1])
+    if upper > (1 + rtol) * lower:
+        found = window_bounds(conv, near, kernel, lower, rtol)
+        lower, upper = max(lower, found[0]), min(upper, found[1])
+    return lower, upper
 
 
 def check_images(shape: tuple[int, int], itemsize: int, more: int = 0) -> None:
@@ -149,19 +175,67 @@ def wave_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float]
     return max(0.0, max(found) * (1 - slack) - away), max(found) * (1 + slack) + away
 
 
-def cholesky_bounds(
-    geometry: Geometry, kernel: NDArray[Any], products: Products, rtol: float, work: float
-) -> tuple[float, float] | None:
-    """Lanczos and one Cholesky decomposition of the explicit matrix, if that takes no more than so much work."""
-    if not affordable(geometry.shape, geometry.nnz, work):
+def cholesky_bounds(conv: Convolution, kernel: NDArray[Any], rtol: float, work: float) -> tuple[float, float] | None:
+    """Lanczos and one Cholesky decomposition of A^H A, if that takes no more than so much work."""
+    geometry = conv.geometry
+    if not affordable(geometry.shape, geometry.nnz, work) or band_work(geometry) > 2 * work:
         return None
+    if min(len(kernel) // geometry.groups, kernel.shape[1]) >= _MANY_CHANNELS:
+        gram = banded(geometry, kernel, work)
+        if gram is None:
+            return None
+        lower = closest(conv, kernel, [None] * geometry.ndim)
+        return lower, above(gram, lower, rtol)
     blocks = blocks_for(matrix.sparse(replace(geometry, channels=True, flip=False), kernel), work)
     if blocks is None:
         return None
-    x = np.random.default_rng(0).standard_normal((1, geometry.in_channels, *geometry.input_size)).astype(kernel.dtype)
-    found = largest(products.forward, lambda y: products.transpose(y.conj()).conj(), x, math.inf, GAIN, STEPS)
-    away = ulps(geometry, kernel) * EPS * magnitude(geometry, kernel)
-    return max(0.0, found - away), proven_above(blocks, found, away, rtol)
+    lower = closest(conv, kernel, [None] * geometry.ndim)
+    return lower, proven_above(blocks, lower, rounded(geometry, kernel), rtol)
+
+
+def band_work(geometry: Geometry) -> float:
+    """About how many multiplications a Cholesky decomposition takes, line by line of the image."""
+    outputs = geometry.shape[0] < geometry.shape[1]
+    size, channels = (
+        (geometry.output_size, geometry.out_channels) if outputs else (geometry.input_size, geometry.in_channels)
+    )  # fmt: skip
+    unknowns, places = channels * math.prod(size), math.prod(size)
+    reach = [(axis.span - 1) // (axis.stride if outputs else 1) for axis in geometry.axes]
+    line = min((r + 1) * places // n for r, n in zip(reach, size, strict=True))
+    band = channels // geometry.groups * min(places, line)
+    return unknowns * band * min(band, channels // geometry.groups * places / 3) / 2
+
+
+def window_bounds(
+    conv: Convolution, near: Convolution, kernel: NDArray[Any], lower: float, rtol: float
+) -> tuple[float, float]:
+    """By smaller images, where what is far apart does not meet: `near`, or one with a Cholesky decomposition."""
+    geometry, upper = conv.geometry, math.inf
+    coupling = Coupling.of(geometry, kernel)
+    if coupling is None:
+        return lower, upper
+
+    def joined(upper: float, beyond: float) -> float:
+        squared = upper**2 + beyond + rounded(geometry, kernel) * magnitude(geometry, kernel)
+        return math.sqrt(squared) * (1 + 4 * EPS)
+
+    if near.geometry.input_size != geometry.input_size:
+        beyond = coupling.beyond(inside(near.geometry, geometry, coupling.outputs))
+        upper = joined(min(schur_bounds(near, kernel, (1 + rtol / 2) * lower)), beyond)
+    for short, beyond in windows(geometry, coupling, rtol * lower**2):
+        if upper <= (1 + rtol) * lower or math.sqrt(lower**2 + beyond) >= upper:
+            break
+        part = of_size(conv, short, kernel)
+        if found := cholesky_bounds(part, kernel, rtol / 4, WORK / 2):
+            lower = max(lower, closest(part, kernel, cuts(short, geometry)))
+            upper = min(upper, joined(found[1], beyond))
+            break
+    return lower, upper
+
+
+def of_size(conv: Convolution, geometry: Geometry, kernel: NDArray[Any]) -> Convolution:
+    """The convolution with another geometry of the same kernel, in double precision."""
+    return type(conv)._of(Products(geometry, as_weight(_as_weight_of(geometry, kernel)), conv._products.asked))
 
 
 def torus_work(geometry: Geometry) -> float:
@@ -251,13 +325,39 @@ def schur_test(
         q = np.maximum(image / image.max(), 1e-4)
 
 
-def lower_bound(geometry: Geometry, kernel: NDArray[Any], products: Products, torus: TorusBound, rtol: float) -> float:
+Strips = Sequence[slice | None]
+"""For each axis the samples in which images are to be 0."""
+
+
+def lower_bound(conv: Convolution, kernel: NDArray[Any], torus: TorusBound, rtol: float, strips: Strips) -> float:
     """||A x|| / ||x||, x by Lanczos with restarts from the wave of the largest block."""
-    start = _wave(geometry, torus, kernel.dtype)
-    measured = largest(
-        products.forward, lambda y: products.transpose(y.conj()).conj(), start, torus.upper / (1 + rtol / 2), rtol / 50
-    )
-    return max(0.0, measured - ulps(geometry, kernel) * EPS * magnitude(geometry, kernel))
+    start = _wave(conv.geometry, torus, kernel.dtype, strips)
+    return _measured(conv, kernel, strips, start, torus.upper / (1 + rtol / 2), rtol / 50)
+
+
+def closest(conv: Convolution, kernel: NDArray[Any], strips: Strips) -> float:
+    """||A x|| / ||x||, x by Lanczos from white noise until it gains nothing."""
+    shape = (1, conv.geometry.in_channels, *conv.geometry.input_size)
+    start = np.random.default_rng(0).standard_normal(shape).astype(kernel.dtype)
+    return _measured(conv, kernel, strips, start, math.inf, GAIN, STEPS)
+
+
+def _measured(
+    conv: Convolution, kernel: NDArray[Any], strips: Strips, start: NDArray[Any], target: float, *options: Any
+) -> float:
+    kept = functools.reduce(np.multiply.outer, map(_outside, conv.geometry.input_size, strips))
+    products = conv._products
+
+    def adjoint(y: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(products.transpose(y.conj()).conj() * kept)
+
+    found = largest(lambda x: products.forward(x * kept), adjoint, start, target, *options)
+    return max(0.0, found - rounded(conv.geometry, kernel))
+
+
+def rounded(geometry: Geometry, kernel: NDArray[Any]) -> float:
+    """How far a product A x may be away from the exact one, for |x| = 1, whatever the method."""
+    return ulps(geometry, kernel) * EPS * magnitude(geometry, kernel)
 
 
 def ulps(geometry: Geometry, kernel: NDArray[Any]) -> float:
@@ -280,17 +380,27 @@ def _as_weight_of(geometry: Geometry, kernel: NDArray[Any]) -> NDArray[Any]:
     return weight
 
 
-def _wave(geometry: Geometry, torus: TorusBound, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The wave on which the symbol is largest, fading out at the borders. (1, C_in, N_1..N_D)"""
+def _outside(size: int, strip: slice | None) -> NDArray[np.float64]:
+    """0 in the strip, 1 elsewhere."""
+    kept = np.ones(size)
+    if strip is not None:
+        kept[strip] = 0
+    return kept
+
+
+def _wave(geometry: Geometry, torus: TorusBound, dtype: np.dtype[Any], strips: Sequence[slice | None]) -> NDArray[Any]:
+    """The wave on which the symbol is largest, before the strips, fading out at the borders. (1, C_in, N_1..N_D)"""
     polynomial, groups = torus.polynomial, geometry.groups
     wave = np.zeros((groups, geometry.in_channels // groups, *geometry.input_size), dtype=np.complex128)
     amplitudes = torus.vector.reshape(-1, *(len(r) for r in polynomial.phases))
     for at in np.ndindex(*amplitudes.shape[1:]):
         part = amplitudes[(slice(None), *at)]
         places: list[Any] = [torus.group, slice(None)]
-        for axis, theta, i, phases in zip(geometry.axes, torus.angles, at, polynomial.phases, strict=True):
-            n = np.arange(phases[i], axis.size, axis.stride)
-            window = 1.0 if periodic(axis) else np.sin(np.pi * (n + 1) / (axis.size + 1))
+        for axis, theta, i, phases, strip in zip(
+            geometry.axes, torus.angles, at, polynomial.phases, strips, strict=True
+        ):
+            n, end = np.arange(phases[i], axis.size, axis.stride), axis.size if strip is None else strip.start
+            window = 1.0 if periodic(axis) and strip is None else np.sin(np.pi * np.minimum(n + 1, end + 1) / (end + 1))
             part = np.multiply.outer(part, window * np.exp(1j * theta * np.arange(n.size)))
             places.append(slice(int(phases[i]), None, axis.stride))
         wave[tuple(places)] = part

@@ -200,10 +200,10 @@ def _bounds(A: ImageOperator, rtol: float) -> Bounds:
         return _squared(_bounds(half, rtol / 2))
     B = simplify(A)
     lower, upper = _known(B, rtol)
-    tame = _tame(B)
+    tame = _tame(B) and not isinstance(B, Convolution)  # of which all that follows is known
     if tame and upper > (1 + rtol) * lower:
         lower = max(lower, _measured(B, upper, rtol))
-    if tame and upper > (1 + rtol) * lower and not isinstance(B, Convolution):
+    if tame and upper > (1 + rtol) * lower:
         upper = min(upper, _schur(B, (1 + rtol) * lower))
         if upper > (1 + rtol) * lower and affordable(B.shape, math.prod(B.shape)):
             below, above = _proven_as_matrix(B, rtol)

@@ -83,7 +83,7 @@ class Blocked:
     def entries(self) -> int:
         """Numbers in what is stored of B^H B."""
         columns = int(self.matrix.shape[1])
-        return columns * (columns if _is_whole(columns, self.band) else self.band + 1)
+        return columns * (columns if is_whole(columns, self.band) else self.band + 1)
 
     def dense(self) -> Iterator[tuple[NDArray[Any], NDArray[np.intp]]]:
         """Each block, and its columns."""
@@ -137,6 +137,19 @@ def affordable(shape: tuple[int, int], entries: int, work: float = WORK) -> bool
     return sum(shape) <= MOST_LINES and entries <= min(MOST_ENTRIES, work / 64)
 
 
+@dataclass(frozen=True)
+class Gram:
+    """B^H B as computed, for every block of a block diagonal B by itself: lower halves of bands, see `gram_band`.
+
+    An entry sums up to so many terms; the norm is the Frobenius norm of the largest block of |B|, at least.
+    """
+
+    parts: tuple[NDArray[Any], ...]
+    band: int
+    terms: int
+    frobenius: float
+
+
 def proven_above(blocks: Blocked, lower: float, away: float, rtol: float) -> float:
     """An upper bound on the norm of every matrix that is no farther than `away` from this one, in the norm.
 
@@ -146,27 +159,30 @@ def proven_above(blocks: Blocked, lower: float, away: float, rtol: float) -> flo
     if not values.any():
         return away
     power = int(powers.item())
-    near = csr_array((values, blocks.matrix.indices, blocks.matrix.indptr), blocks.matrix.shape)
-    found = _above(Blocked(near, blocks.rows, blocks.band), math.ldexp(lower, -power), min(TIGHT, rtol / 4))
-    return (math.ldexp(found, power) + away) * (1 + EPS)
+    B = csr_array((values, blocks.matrix.indices, blocks.matrix.indptr), blocks.matrix.shape)
+    norm = float(np.linalg.norm(values)) * (1 + B.nnz * EPS)
+    part = gram_band(Blocked(B, blocks.rows, blocks.band))
+    gram = Gram((part,), blocks.band, int(np.bincount(B.indices).max()), norm)
+    return (math.ldexp(above(gram, math.ldexp(lower, -power), rtol), power) + away) * (1 + EPS)
 
 
-def _above(blocks: Blocked, lower: float, gap: float) -> float:
-    B, columns = blocks.matrix, blocks.matrix.shape[1]
-    frobenius = float(np.linalg.norm(B.data)) * (1 + B.nnz * EPS)
-    noise = columns * (blocks.band + 8) * EPS
-    away = (int(np.bincount(B.indices).max()) + 8) * EPS * frobenius**2
-    gram = gram_band(blocks)
-    c = max(lower**2, frobenius**2 / columns) + away
-    while not _has_factor(gram, c := c * (1 + gap + 2 * noise), blocks.band):
-        gap *= _WIDER
-    return math.sqrt(c * (1 + 2 * noise) + away) * (1 + 4 * EPS)
+def above(gram: Gram, lower: float, rtol: float) -> float:
+    """An upper bound on the norm of B, near the lower bound if that is near the norm. B is near one."""
+    if gram.frobenius == 0:
+        return 0.0
+    columns, gap = gram.parts[0].shape[1], min(TIGHT, rtol / 4)
+    noise = columns * (gram.band + 8) * EPS
+    away = (gram.terms + 8) * EPS * gram.frobenius**2
+    c = max(lower**2, gram.frobenius**2 / columns) + away
+    while not all(_has_factor(part, c * (1 + gap + 2 * noise), gram.band) for part in gram.parts):
+        c, gap = c * (1 + gap + 2 * noise), gap * _WIDER
+    return math.sqrt(c * (1 + gap + 2 * noise) * (1 + 2 * noise) + away) * (1 + 4 * EPS)
 
 
 def gram_band(blocks: Blocked) -> NDArray[Any]:
     """B^H B, its lower half: entry (i, j) at [i - j, j], or at [i, j] if the band is the whole matrix."""
     columns, band = blocks.matrix.shape[1], blocks.band
-    whole = _is_whole(columns, band)
+    whole = is_whole(columns, band)
     flat = np.zeros(columns * (columns if whole else band + 1), dtype=blocks.matrix.dtype)
     step = columns if whole else band
     for block, places in blocks.dense():
@@ -179,7 +195,7 @@ def gram_band(blocks: Blocked) -> NDArray[Any]:
     return flat.reshape(columns, -1).T
 
 
-def _is_whole(columns: int, band: int) -> bool:
+def is_whole(columns: int, band: int) -> bool:
     """Whether the decomposition of a band would take longer than that of the whole matrix."""
     return 2 * band > columns
 
@@ -187,7 +203,7 @@ def _is_whole(columns: int, band: int) -> bool:
 def _has_factor(gram: NDArray[Any], c: float, band: int) -> bool:
     """Whether c - G has a Cholesky decomposition."""
     shifted = -gram
-    whole = _is_whole(gram.shape[1], band)
+    whole = is_whole(gram.shape[1], band)
     diagonal = np.einsum("ii->i", shifted) if whole else shifted[0]
     diagonal += c
     try:
