@@ -41,8 +41,10 @@ NEVER = {
     "exact_bounds": lambda *args: None,
     "cholesky_bounds": lambda *args: None,
     "torus_bound": no_upper_bound,
+    "completed_bound": lambda *args: math.inf,
     "channel_bound": lambda *args: math.inf,
-    "schur_bounds": lambda *args: iter(()),
+    "schur_bounds": lambda *args: iter([math.inf]),
+    "window_bounds": lambda conv, near, kernel, lower, rtol: (lower, math.inf),
 }
 """The bounds of `convmat.spectrum.bounds`, each by what says nothing."""
 
@@ -50,6 +52,9 @@ NEVER = {
 def alone(name, **others):
     return {key: value for key, value in NEVER.items() if key != name} | others
 
+
+SHORT = {"_PLENTY": 12, "_SPANS": 0.0}
+"""Images are replaced by smaller ones as soon as they have some samples between their borders."""
 
 ROUTES = {
     "as it is": {},
@@ -59,9 +64,13 @@ ROUTES = {
     "waves": {key: value for key, value in NEVER.items() if key != "exact_bounds"}
     | {"SMALL": 0, "kronecker_bounds": lambda *args: None},
     "torus": alone("torus_bound"),
+    "completion": alone("completed_bound"),
     "channels": alone("channel_bound"),
     "schur": alone("schur_bounds"),
     "cholesky": alone("cholesky_bounds", torus_work=lambda *args: math.inf),
+    "cholesky of products of taps": alone("cholesky_bounds", torus_work=lambda *args: math.inf, _MANY_CHANNELS=0),
+    "windows": {key: NEVER[key] for key in ("exact_bounds", "torus_bound", "completed_bound", "channel_bound")} | SHORT,
+    "windows of a torus": {key: NEVER[key] for key in ("exact_bounds", "window_bounds", "schur_bounds")} | SHORT,
 }
 """Name -> what is put into `convmat.spectrum.bounds` for it."""
 
@@ -102,9 +111,12 @@ KINDS = {
 @st.composite
 def cases(draw):
     """An operator of a convolution or its transpose, its dense matrix in double precision, and a power of two."""
-    kind = draw(st.sampled_from(["one mode", "one mode", "a mode for each axis", "transposed"]))
+    kind = draw(st.sampled_from(["one mode", "one mode", "long", "a mode for each axis", "transposed"]))
     if kind == "transposed":
         layer, inputs, extra, _ = draw(transposed_layers())
+    elif kind == "long":
+        layer = draw(layers(ndims=(1,)))
+        layer = replace(layer, size=(draw(st.integers(max(layer.size[0], 20), 90)),))
     else:
         layer = draw(layers() if kind == "one mode" else mixed())
     rng, shape, dtype = layer.rng(), layer.weight.shape, layer.dtype.type
@@ -158,9 +170,11 @@ def test_each_route_is_taken(route):
     """None of the bounds above is infinite on a layer that it is for."""
     rng = np.random.default_rng(0)
     weights = [rng.standard_normal((2, 2, 3, 3)), _outer([rng.standard_normal(n) for n in (2, 2, 3, 3)])]
-    modes = ("zeros", "circular")
+    cases = [(W, (7, 6), mode) for W in weights for mode in ("zeros", "circular")]
+    cases += [(weights[0][..., :1], (80, 1), "reflect")]
     found = [
-        bounds_by(route, CONV[2](W, (7, 6), padding=1, padding_mode=mode), 1e-2)[1] for W in weights for mode in modes
+        bounds_by(route, CONV[2](W, size, padding=tuple(k // 2 for k in W.shape[2:]), padding_mode=mode), 0.3)[1]
+        for W, size, mode in cases
     ]
     assert min(found) < math.inf
 
