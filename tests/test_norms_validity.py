@@ -6,13 +6,14 @@ several times: as it is, and with all shortcuts switched off but one, so that ev
 
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convmat import norm_bounds
+from convmat import Conv1d, norm_bounds
 from convmat.products.threads import blas_on_one_thread
 from convmat.spectrum import bounds, norms, torus
 from tests import oracle
@@ -20,8 +21,10 @@ from tests.strategies import CONV, CONV_TRANSPOSE, layers, transposed_layers, tr
 from tests.test_bounds import Doubles
 from tests.test_modes import mixed
 
-PLACES = 1e-13
-"""The share of the largest singular value that its dense SVD may be off, which is all that the bounds are allowed."""
+PLACES, ENTRIES = 1e-13, 16 * 2.0**-52
+"""What the dense SVD may be off: a share of the largest singular value, and of the sum of all absolute weights, for the
+entries of the matrix are sums, which may cancel. That is all that the bounds are allowed.
+"""
 
 CANCELLED = 1e-12
 """The same for a random expression, whose dense matrix is rounded at every node."""
@@ -143,10 +146,11 @@ def largest(dense):
 def check(case, rtol, routes):
     A, dense, exponent = case
     truth = largest(dense)
+    away = truth * PLACES + ENTRIES * float(np.abs(A.weight * A.weight.dtype.type(2.0**-exponent)).sum(dtype=float))
     for route in routes:
         lower, upper = (math.ldexp(bound, -exponent) for bound in bounds_by(route, A, rtol))
-        assert lower <= truth * (1 + PLACES), (route, rtol, lower, truth)
-        assert truth <= upper * (1 + PLACES), (route, rtol, upper, truth)
+        assert lower <= truth + away, (route, rtol, lower, truth)
+        assert truth <= upper + away, (route, rtol, upper, truth)
 
 
 RTOLS = st.sampled_from([1e-2, 1e-2, 1e-6, 0.3])
@@ -177,6 +181,17 @@ def test_each_route_is_taken(route):
         for W, size, mode in cases
     ]
     assert min(found) < math.inf
+
+
+@pytest.mark.xfail(reason="the decomposed matrix is taken as exact, though its entries are rounded sums", strict=True)
+def test_an_entry_that_cancels_is_enclosed():
+    """All taps read one sample, and their exact sum is known."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        W = rng.standard_normal(9)
+        W[8] = 1e-4 * rng.standard_normal() - W[:8].sum()
+        lower, upper = norm_bounds(Conv1d(W, 1, padding=4, padding_mode="replicate"))
+        assert Fraction(lower) <= abs(sum(map(Fraction, W.tolist()))) <= Fraction(upper)
 
 
 # expressions ----------------------------------------------------------------------------------------------------------
