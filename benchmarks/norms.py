@@ -1,7 +1,7 @@
-"""Proven bounds on the norms of layers: what is left between them, and the time beside that of an estimate by `svds`.
+"""Proven bounds on the norms of layers: what is left between them, and how they compare with published methods.
 
-``python benchmarks/norms.py`` prints a Markdown table. Weights are normal random numbers. Times are the least of some
-repetitions.
+``python benchmarks/norms.py`` prints Markdown: the gaps of small layers of normal random weights, with the time beside
+that of an estimate by `svds`, and the leaderboard of `norm_leaderboard.py`. Times are the least of some repetitions.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from norm_leaderboard import PARTS, chosen, leaderboard
 from scipy.sparse.linalg import svds
 
 from convmat import Conv2d, norm_bounds
@@ -57,16 +58,31 @@ def row(what: str, A: ImageOperator, repeat: int) -> str:
     return f"| {what} | {upper / lower - 1:.1e} | {ours:.2f} | {theirs:.2f} | {ours / theirs:.1f} |"
 
 
-def main() -> None:
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions of each measurement (3)")
-    repeat = parser.parse_args().repeat
+def gaps(repeat: int) -> None:
+    """Print what is left between the bounds."""
     print(f"norm_bounds with rtol 1e-2, 3 x 3 taps where no others are named, float64, {workers()} threads\n")
     print("| layer | gap | seconds | svds(k=1) | ratio |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for what, A in layers():
         print(row(what, A, repeat), flush=True)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of each measurement of the gaps (3)")
+    parser.add_argument("--only", choices=["gaps", "leaderboard"], help="one of the two tables")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="layers of the leaderboard (all parts)"
+    )
+    parser.add_argument("--all", action="store_true", help="every layer of the models, not one of each kind")
+    parser.add_argument("--rounds", type=int, default=1, help="repetitions of each measurement of the leaderboard (1)")
+    arguments = parser.parse_args()
+    if arguments.only != "leaderboard":
+        gaps(arguments.repeat)
+        print()
+    if arguments.only != "gaps":
+        leaderboard(chosen(arguments.parts, arguments.all), arguments.rounds)
 
 
 if __name__ == "__main__":

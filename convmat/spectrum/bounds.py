@@ -148,8 +148,14 @@ def dense_bounds(geometry: Geometry, kernel: NDArray[Any]) -> tuple[float, float
     """By the SVD of each group."""
     matrices = [group_matrix(geometry, kernel, group).toarray() for group in range(geometry.groups)]
     norm = max(float(np.linalg.norm(dense, 2)) for dense in matrices)
-    slack = 8 * sum(matrices[0].shape) * EPS
-    return norm * (1 - slack), norm * (1 + slack)
+    slack, away = 8 * sum(matrices[0].shape) * EPS, folded(geometry) * EPS * magnitude(geometry, kernel)
+    return max(0.0, norm * (1 - slack) - away), norm * (1 + slack) + away
+
+
+def folded(geometry: Geometry) -> int:
+    """How many weights an entry of the matrix may be the sum of, which may cancel; 0 where it is one."""
+    folds = any(axis.mode != "zeros" and not axis.reads_no_padding for axis in geometry.axes)
+    return math.prod(geometry.kernel_size) + bent(geometry) if folds else 0
 
 
 def kronecker_bounds(geometry: Geometry, kernel: NDArray[Any], tolerance: float = EPS) -> tuple[float, float] | None:
@@ -161,7 +167,8 @@ def kronecker_bounds(geometry: Geometry, kernel: NDArray[Any], tolerance: float 
     norms = [math.prod([float(np.linalg.norm(factor, 2)) for factor in factors]) for factors in terms]
     slack = sum(8 * sum(factor.shape) * EPS for factor in terms[0])
     product = np.stack([outer(parts) for parts in vectors]).reshape(kernel.shape)
-    away = magnitude(geometry, kernel - product) + (4 + geometry.ndim) * EPS * magnitude(geometry, product)
+    terms_away = 4 + geometry.ndim + folded(geometry)
+    away = magnitude(geometry, kernel - product) + terms_away * EPS * magnitude(geometry, product)
     return max(0.0, max(norms) * (1 - slack) - away), max(norms) * (1 + slack) + away
 
 

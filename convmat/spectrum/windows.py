@@ -117,6 +117,8 @@ class Coupling:
 
     def beyond(self, windows: Sequence[int | None]) -> float:
         """A bound on ||G o (1 - rho)|| for windows of these sizes, one for each axis; None for a whole axis."""
+        if any(width is not None and width < 1 for width in windows):
+            return math.inf
         rho = np.ones(len(self.rows))
         for distances, width in zip(self.distances.T, windows, strict=True):
             if width is not None:
