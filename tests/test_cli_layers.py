@@ -11,7 +11,6 @@ from tests import cli
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from convmat.interop.layer import Layers  # noqa: E402
 from convmat.interop.onnx import from_onnx  # noqa: E402
 
 
@@ -63,7 +62,8 @@ def test_table_fits_80_columns_and_states_every_layer(network):
     lines = printed.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["layer", "operator", "matrix", "nnz", "norm", "gap", "%"]
-    assert len(lines) == 2 + 3 + 1
+    assert len(lines) == 2 + 3 + 1 + 1
+    assert lines[-2] == "skipped 1: it is not linear, or not an operator that is read: r"
     assert lines[2].startswith("a/very")
     assert "3>16 7x7 s2 p3" in lines[2]
     assert "16>16 3x3 s2x1 p" in lines[3]
@@ -103,13 +103,6 @@ def test_onnx_needs_the_name_of_an_input(network):
     assert "image=1x3x64x64" in message
 
 
-@pytest.mark.parametrize("found", [{}, Layers({}, {"relu": "it is not linear"})])
-def test_layers_of_from_onnx_may_come_with_what_is_skipped(network, monkeypatch, found):
-    monkeypatch.setattr("convmat.interop.onnx.from_onnx", lambda *_, **__: found)
-    rows = json.loads(cli.run("layers", network, "--json"))
-    assert rows == [{"name": name, "skipped": reason} for name, reason in getattr(found, "skipped", {}).items()]
-
-
 def test_norms_can_be_left_out(network):
     assert "norm" not in cli.run("layers", network, *SHAPE, "--no-norms")
     assert all("norm" not in row for row in json.loads(cli.run("layers", network, *SHAPE, "--no-norms", "--json")))
@@ -138,7 +131,7 @@ def test_a_weight_that_is_not_finite_has_no_norm(tmp_path):
 
 def test_a_model_without_convolutions(tmp_path):
     path = model(tmp_path / "m.onnx", {}, [helper.make_node("Relu", ["x"], ["y"])], (4, 4))
-    assert all("skipped" in row for row in json.loads(cli.run("layers", path, "--json")))
+    assert json.loads(cli.run("layers", path, "--json")) == []
     assert cli.run("layers", path).splitlines()[-1].startswith("0 layers, 0 stored entries")
 
 

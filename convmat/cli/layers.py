@@ -52,8 +52,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document: a list of layers with name, "
                         "operator, dtype, input_shape, output_shape, shape, nnz and csr_bytes (null if not known), "
                         "bias, inputs, outputs; of convolutions kernel_size, stride, padding, dilation, groups; norm "
-                        "(lower and upper bound), gap and seconds; then what is no layer, with name and skipped, the "
-                        "reason")  # fmt: skip
+                        "(lower and upper bound), gap and seconds")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -71,7 +70,7 @@ def run(parsed: Namespace) -> None:
             facts |= {"bias": layer.bias is not None, "inputs": layer.inputs, "outputs": layer.outputs}
             rows.append(facts | ({} if parsed.no_norms else _norm(layer.operator, parsed.rtol)))
     if parsed.json:
-        print(json.dumps([*rows, *({"name": name, "skipped": reason} for name, reason in found.skipped.items())]))
+        print(json.dumps(rows))
         return
     width = text.terminal_width()
     print(_table(rows, [layer.operator for layer in found.values()], not parsed.no_norms, width))

@@ -71,11 +71,10 @@ def _from_onnx(path: str, shapes: Shapes) -> Layers:
     if any(not name for name, _ in shapes):
         raise BadArgument("--input-shape of an ONNX model must name its input, as in image=1x3x64x64")
     try:
-        found = from_onnx(path, input_shapes=dict(shapes) or None)
+        return from_onnx(path, input_shapes=dict(shapes) or None)
     except (TypeError, ValueError) as error:
         hint = "; that is --input-shape NAME=1x3x64x64 here" if "input_shapes" in str(error) else ""
         raise BadArgument(f"{shown}: {error}{hint}") from error
-    return found if isinstance(found, Layers) else Layers(found)
 
 
 # PyTorch --------------------------------------------------------------------------------------------------------------
