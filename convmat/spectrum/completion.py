@@ -129,7 +129,7 @@ class Torus:
             for at in range(start, stop):
                 if not count[at]:
                     continue
-                B = flat[at].real if self._own(at, mirror) else flat[at]
+                B = flat[at].real if self._own(at) else flat[at]
                 found = _decomposed(B, c, mu + slack)
                 if found is not None:
                     shifted[at], inverse[at], waves[at] = found
@@ -156,7 +156,7 @@ class Torus:
         found = np.ravel_multi_index([np.where(there, o, f) for o, f in zip(other, grid, strict=True)], shape)
         return np.asarray(found.ravel())
 
-    def _own(self, at: int, mirror: NDArray[np.intp]) -> bool:
+    def _own(self, at: int) -> bool:
         """Whether a frequency is its own negative, so that the block of real weights is real."""
         shape = self.blocks.shape[: len(self.sizes)]
         place = np.unravel_index(at, shape)
