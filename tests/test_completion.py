@@ -119,7 +119,7 @@ def test_on_small_maps_less_is_left_than_by_the_torus(A):
 
 
 def test_the_last_layers_of_a_residual_network_are_bounded_within_a_hundredth():
-    W = np.random.default_rng(6).standard_normal((96, 96, 3, 3))
+    W = np.random.default_rng(6).standard_normal((40, 40, 3, 3))
     A = Conv2d(W, (7, 7), padding=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds, "affordable", lambda *args: False)  # no Cholesky decomposition of the whole matrix

@@ -65,7 +65,7 @@ def check_windows(A):
     return len(found)
 
 
-@tries(100, deadline=None)
+@tries(50, deadline=None)
 @given(long_layers())
 def test_the_squared_norm_is_at_most_that_of_a_shorter_image_and_what_windows_leave_out(A):
     check_windows(A)
