@@ -146,6 +146,16 @@ def test_no_product_is_taken_of_an_image_far_larger_than_the_kernel(mode, monkey
     assert sizes[0][2] <= 1.01 * sizes[0][1]
 
 
+@pytest.mark.parametrize("mode", oracle.MODES)
+def test_images_that_no_machine_can_hold_have_bounds(mode):
+    """The norm of differences is the largest value of their symbol, 4; borders that go on oddly have larger ones."""
+    A = Conv1d([1.0, -2.0, 1.0], 10**12, padding=1, padding_mode=mode)
+    lower, upper = norm_bounds(A)
+    small = norm(Conv1d([1.0, -2.0, 1.0], 600, padding=1, padding_mode=mode).toarray())
+    assert lower <= small * (1 + 1e-4)
+    assert small <= upper <= 1.01 * lower
+
+
 def test_bounds_of_a_long_signal_are_those_of_its_matrix():
     rng = np.random.default_rng(5)
     for mode in oracle.MODES:

@@ -94,7 +94,7 @@ def _refined(conv: Convolution, kernel: NDArray[Any], rtol: float) -> tuple[floa
     short = shortened(
         geometry, [max(_PLENTY, math.ceil(_SPANS * axis.span / math.sqrt(rtol))) for axis in geometry.axes]
     )
-    check_images(short.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in geometry.axes))
+    check_images(short.shape, kernel.itemsize, 4 * 8 * max(axis.output * axis.taps for axis in short.axes))
     near = of_size(conv, short, kernel)
     whole = short.input_size == geometry.input_size
     early = torus_work(geometry) if whole and torus_gap(geometry) > _COMPLETED * rtol else 0.0
