@@ -58,6 +58,7 @@ def main() -> None:
         output("solvers.py", pinned=True),
         output("spectrum.py"),
         output("norms.py", "--only", "gaps"),
+        output("norms.py", "--only", "resnet"),
         output("solve.py", pinned=True),
         "### Kernels that are not separable, at real borders\n",
         output("motion.py", pinned=True),
