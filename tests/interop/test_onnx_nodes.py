@@ -1,6 +1,7 @@
 """Linear nodes of ONNX models that are no convolutions: each kind against onnxruntime."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -446,3 +447,42 @@ SKIPPED = {
 def test_what_is_not_linear_for_each_image_has_the_reason(name):
     proto, reason = SKIPPED[name]
     assert re.search(reason, skipped(proto))
+
+
+# what costs too much ------------------------------------------------------------------------------------------------
+
+FAR = 2**40
+HUGE = {
+    "pool": one("AveragePool", {"x": (1, 1, FAR, FAR)}, kernel_shape=[2, 2]),
+    "pool of a large window": one("AveragePool", {"x": (1, 1, 2**20, 2**20)}, kernel_shape=[2**20, 2**20]),
+    "pool beyond its image": one("AveragePool", {"x": (1, 1, 4, 4)}, kernel_shape=[2**10, 2**10], pads=[2**50] * 4),
+    "global pool": one("GlobalAveragePool", {"x": (1, 1, FAR, FAR)}),
+    "scales": one("Resize", {"x": (1, 1, 4, 4)}, {"s": np.array([1, 1, 1e12, 1], np.float32)}, names=["x", "", "s"]),
+    "sizes": one("Resize", {"x": (1, 1, 4, 4)}, {"s": np.array([1, 1, FAR, 1])}, names=["x", "", "", "s"]),
+    "pad": one("Pad", {"x": (1, 1, 4, 4)}, {"p": np.array([0, 0, FAR, FAR, 0, 0, FAR, FAR])}),
+    "pad with a number": one("Pad", {"x": (1, 1, 4)}, {"p": np.array([0, 0, FAR, 0, 0, FAR]), "v": np.float32(3)}),
+    "expand": one("Expand", {"x": (1, 1, 1, 1)}, {"s": np.array([1, 1, FAR, FAR])}),
+    "tile": one("Tile", {"x": (1, 1, 1, 1)}, {"r": np.array([1, 1, FAR, FAR])}),
+    "slice": one("Slice", {"x": (1, FAR)}, {"s": np.array([0]), "e": np.array([FAR // 2]), "a": np.array([1])}),
+    "sum": one("Add", {"x": (1, FAR, FAR)}, {"c": np.ones((1, 1), np.float32)}),
+    "product": one("Mul", {"x": (1, FAR, FAR)}, {"c": np.ones((1, 1), np.float32)}),
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_what_no_machine_can_hold_is_passed_over_before_it_is_made(name):
+    tracemalloc.start()
+    try:
+        assert skipped(HUGE[name])
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_nodes_of_a_model_share_what_may_be_computed_for_them():
+    count = 2000
+    nodes = [helper.make_node("Resize", ["x", "", "s"], [f"y{i}"], mode="linear") for i in range(count)]
+    scales = {"s": np.array([1, 1, 10_000.0], np.float32)}
+    layers = from_onnx(model(nodes, {"x": (1, 1, 4)}, [f"y{i}" for i in range(count)], scales))
+    assert 0 < len(layers) < count == len(layers) + len(layers.skipped)
+    assert all("all that is computed for the nodes" in reason for reason in layers.skipped.values())
