@@ -222,6 +222,13 @@ class Axis:
         reaches = later.place(later.output - 1, later.taps - 1) - later.lo >= self.output
         return (before or later.lo <= 0) and (behind or not reaches)
 
+    @property
+    def border(self) -> int:
+        """Samples near both ends for which these make a difference, together, and some for the place of the stride."""
+        below = max(self.lo + 1, self.span - 1 - self.lo)
+        above = max(self.hi + 1, self.span - 1 - self.hi + self.stride)
+        return below + above + 2 * self.stride
+
     def shortened(self, samples: int) -> Axis:
         """The axis without a multiple of the stride in its middle, of so many samples at least, if it has as many."""
         return replace(self, size=min(self.size, samples + (self.size - samples) % self.stride))

@@ -44,16 +44,9 @@ _SQUARINGS = 5
 """Of blocks, for bounds on their norms that are a few percent too large at most."""
 
 
-def border(axis: Axis) -> int:
-    """Samples near both ends for which these make a difference, together, and some for the place of the stride."""
-    below = max(axis.lo + 1, axis.span - 1 - axis.lo)
-    above = max(axis.hi + 1, axis.span - 1 - axis.hi + axis.stride)
-    return below + above + 2 * axis.stride
-
-
 def shortened(geometry: Geometry, samples: Sequence[int]) -> Geometry:
     """The same layer of a smaller image: so many samples between its borders, or a few more, if it had still more."""
-    axes = [axis.shortened(border(axis) + inner) for axis, inner in zip(geometry.axes, samples, strict=True)]
+    axes = [axis.shortened(axis.border + inner) for axis, inner in zip(geometry.axes, samples, strict=True)]
     return replace(
         geometry,
         input_size=tuple(axis.size for axis in axes),
@@ -79,7 +72,7 @@ def cuts(short: Geometry, whole: Geometry) -> list[slice | None]:
 def inside(short: Geometry, whole: Geometry, outputs: bool) -> list[int | None]:
     """The size of the windows, per axis, all of which a short image shows. None for a whole axis."""
     return [
-        None if axis.size == of.size else (axis.size - border(axis)) // (axis.stride if outputs else 1)
+        None if axis.size == of.size else (axis.size - axis.border) // (axis.stride if outputs else 1)
         for axis, of in zip(short.axes, whole.axes, strict=True)
     ]
 
