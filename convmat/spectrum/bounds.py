@@ -61,6 +61,9 @@ _COMPLETED = 4
 _MANY_CHANNELS = 8
 """Channels of a group from which on A^H A is made of products of taps, and not from the matrix."""
 
+_PAIRS = 2**20
+"""Pairs of reads up to which products of taps are added one by one."""
+
 _SWEEPS = 20
 """Steps of the power iteration with absolute weights."""
 
@@ -191,7 +194,9 @@ def cholesky_bounds(conv: Convolution, kernel: NDArray[Any], rtol: float, work: 
     geometry = conv.geometry
     if not affordable(geometry.shape, geometry.nnz, work) or band_work(geometry) > 2 * work:
         return None
-    if min(len(kernel) // geometry.groups, kernel.shape[1]) >= _MANY_CHANNELS:
+    places = geometry.nnz // (kernel.shape[0] * kernel.shape[1])
+    pairs = places * math.prod(geometry.kernel_size)
+    if min(len(kernel) // geometry.groups, kernel.shape[1]) >= _MANY_CHANNELS and pairs <= _PAIRS:
         gram = banded(geometry, kernel, work)
         if gram is None:
             return None
