@@ -43,7 +43,9 @@ assert importlib.metadata.version("convmat") == convmat.__version__
 assert installed - TOOLS == REQUIRED, installed
 
 # The examples of the README and of every docstring run, but for those of an extra.
-EXTRAS = ("convmat.interop", "convmat.plot", "convmat.scale", "convmat.products.compiled", "convmat.products.strips")
+COMPILED = ("products.compiled", "products.strips", "spectrum.bidiagonal", "spectrum.compiled", "spectrum.lanes",
+            "spectrum.quotients")  # fmt: skip
+EXTRAS = ("convmat.interop", "convmat.plot", "convmat.scale", *(f"convmat.{name}" for name in COMPILED))
 examples = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
 for module in pkgutil.walk_packages(convmat.__path__, "convmat."):
     if not module.name.startswith((*EXTRAS, "convmat.__main__")):
