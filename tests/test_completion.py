@@ -51,6 +51,12 @@ def check(A, share, rtol):
     return upper
 
 
+@pytest.mark.parametrize("padding", [(-1, 1), (1, 0), (2, -1), (1, 1)])
+def test_a_circle_of_which_the_border_alone_is_read(padding):
+    A = Conv1d([3.0], 1, stride=3, padding=(padding,), padding_mode="circular")
+    check(A, 0.99, 1e-9)
+
+
 SHARES = st.sampled_from([1.0, 1.0, 0.99, 0.9, 0.5])
 """A lower bound, as a share of the norm: whatever it is, the upper bound is to be one."""
 

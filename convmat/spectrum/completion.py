@@ -68,7 +68,8 @@ def completed_bound(geometry: Geometry, kernel: NDArray[Any], lower: float, rtol
     groups, rows, cols = polynomial.block
     sizes, order = [e.size for e in embeddings], min(rows, cols)
     points = math.prod(sizes)
-    if any(e.repeats != 1 for e in embeddings) or not any(e.free for e in embeddings) or lower == 0:
+    free = [axis for axis, e in zip(geometry.axes, embeddings, strict=True) if e.free]
+    if any(e.repeats != 1 for e in embeddings) or not free or any(axis.mode != "zeros" for axis in free) or lower == 0:
         return math.inf
     if points > _POINTS or points * groups * rows * cols > _NUMBERS:
         return math.inf
